@@ -1,1 +1,21 @@
-//! x
+//! What arbiter, mold and worker say to each other.
+//!
+//! Owns the message types ([`message`]), the socket they travel on ([`channel`]) and what a worker must know to
+//! serve ([`settings`]). Knows nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram,
+//! complete or not at all.
+
+pub mod channel;
+pub mod message;
+pub mod settings;
+
+pub use channel::{Channel, Received};
+pub use message::{BootFault, BootFaultKind, FromWorker, ToWorker};
+pub use settings::{ListenerAddress, WorkerSettings};
+
+/// The version that arbiter and worker module must share. A package upgrade replaces the module below running
+/// instances, so both say it by name in the handshake.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The fd at which a mold finds its channel. 3 would be `SD_LISTEN_FDS_START`; a wrapper such as
+/// `opentelemetry-instrument` that looks there must not find a channel.
+pub const CHANNEL_FD: i32 = 63;

@@ -1,0 +1,122 @@
+//! All messages. One message is one JSON object in one datagram; fds travel beside it by SCM_RIGHTS.
+//!
+//! The order of a worker's life: the arbiter sends [`ToWorker::Fork`] to the mold; the worker says
+//! [`FromWorker::Hello`] on its own channel, imports the application, says [`FromWorker::Ready`], is promoted by
+//! [`ToWorker::Promote`], serves, is retired by [`ToWorker::Retire`], ends. A channel that ends tells a worker that the
+//! arbiter is gone: it drains as after `Retire`. A channel that ends tells the arbiter that the worker is gone or will
+//! be at once; its exit status comes from its pidfd.
+
+use crate::settings::WorkerSettings;
+use serde::{Deserialize, Serialize};
+
+/// From the arbiter to a mold or a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// The first message to a mold: everything that it and its workers need. Fds beside it: the listeners in the order
+    /// of `WorkerSettings::listeners`, then the two ends of the handoff (receive, send) if `handoff` is set, then the
+    /// scoreboard if `scoreboard` is set.
+    Configure(Box<WorkerSettings>),
+    /// To a mold: fork a worker. Fd beside it: the worker's end of its channel.
+    Fork {
+        /// The slot that the worker fills, from 1.
+        slot: u32,
+        /// The worker's serial number, unique in the life of the instance: names it until its pid is known.
+        worker: u64,
+    },
+    /// To a ready worker: accept connections.
+    Promote,
+    /// Stop accepting, finish what was begun, hand idle connections over, exit 0. A mold simply exits.
+    Retire {
+        /// Milliseconds until the worker must be gone; at this time it closes what is left and exits.
+        deadline_ms: u64,
+        /// Whether other workers take over what is handed to the handoff. When the instance stops nobody does:
+        /// idle connections are closed, and the backlog of `drain_listeners` is served as far as the deadline allows.
+        successors: bool,
+        /// Serve what waits in the backlog of the instance's own listeners before leaving (never on activated ones,
+        /// whose backlog systemd keeps).
+        drain_listeners: bool,
+    },
+    /// Close everything and exit at once (INT, QUIT).
+    Stop,
+    /// Reopen log files (USR1).
+    ReopenLogs,
+    /// Answer with [`FromWorker::Pong`].
+    Ping {
+        /// Comes back in the answer.
+        id: u64,
+    },
+}
+
+/// From a mold or a worker to the arbiter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The first message of a mold (`worker` 0) and of every worker.
+    Hello {
+        /// As in [`ToWorker::Fork`]; 0 is the mold.
+        worker: u64,
+        /// The sender's process id in the arbiter's pid namespace.
+        pid: i32,
+        /// [`crate::VERSION`] of the worker module.
+        version: String,
+        /// The interpreter, for the records: `CPython 3.11.7 /srv/app/venv/bin/python`.
+        interpreter: String,
+    },
+    /// The mold can fork (with `preload_app`: the application is imported), or the worker can serve.
+    Ready {
+        /// What deserves a warning in the log, one sentence each (threads in a preloading mold, ...).
+        warnings: Vec<String>,
+    },
+    /// The mold or the worker cannot boot. It exits after this.
+    BootFault(BootFault),
+    /// The mold could not fork the worker.
+    ForkFailed {
+        /// As in [`ToWorker::Fork`].
+        worker: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Answer to [`ToWorker::Ping`].
+    Pong {
+        /// As in the question.
+        id: u64,
+    },
+    /// The worker wants to be replaced; it serves on until it is retired.
+    Recycle {
+        /// Why, a clause: `it has served 1,000 requests (max_requests)`.
+        reason: String,
+    },
+    /// The worker no longer accepts; it finishes what it has begun.
+    Draining {
+        /// Requests still in the application.
+        running: u32,
+    },
+}
+
+/// Why an application could not be booted, for the operator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BootFault {
+    /// What went wrong, for exit codes and hints.
+    pub kind: BootFaultKind,
+    /// One line that says what is wrong and what to do.
+    pub message: String,
+    /// The Python traceback where there is one.
+    pub traceback: Option<String>,
+}
+
+/// The kinds of [`BootFault`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootFaultKind {
+    /// The interpreter is too old, PyPy, free-threaded, or cannot load the worker module.
+    Interpreter,
+    /// The application raised while it was imported or made.
+    Import,
+    /// The module or the variable does not exist, or is not callable.
+    NotFound,
+    /// user, group, chdir, umask or the like cannot be applied.
+    Environment,
+    /// The worker module and the arbiter are of different versions.
+    Version,
+}

@@ -1,0 +1,136 @@
+//! What a mold and its workers must know: the part of the settings that leaves the arbiter.
+//!
+//! Durations are seconds as `f64`, `0` meaning "off" where the setting's documentation says so. Everything is resolved:
+//! paths absolute, user and group numeric, lists parsed.
+
+use rgunicorn_log::LogSettings;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything that a generation's mold and workers need.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct WorkerSettings {
+    /// The arbiter's [`crate::VERSION`]; the mold compares it with its own.
+    pub version: String,
+    /// `app:app`, `module:variable`, `module:factory("x")`.
+    pub app: String,
+    /// The instance's name (`app` in rgunicorn@app), empty without one.
+    pub instance: String,
+    /// Number of this generation, from 1.
+    pub generation: u32,
+    /// `sync`, `gthread`, `gevent`, `asgi`.
+    pub worker_class: String,
+    /// Lanes per worker.
+    pub threads: u32,
+    /// Number of workers, for `wsgi.multiprocess`.
+    pub workers: u32,
+    /// Import the application in the mold.
+    pub preload_app: bool,
+    /// Working directory, resolved; also first on sys.path.
+    pub chdir: PathBuf,
+    /// Directories put in front of sys.path.
+    pub pythonpath: Vec<PathBuf>,
+    /// NAME, VALUE pairs set before the application is imported (`env_file`, then `raw_env`).
+    pub env: Vec<(String, String)>,
+    /// Numeric user to become, if any.
+    pub uid: Option<u32>,
+    /// Numeric group to become, if any.
+    pub gid: Option<u32>,
+    /// The user's name, for initgroups.
+    pub user_name: Option<String>,
+    /// Take the user's supplementary groups.
+    pub initgroups: bool,
+    /// umask of the workers.
+    pub umask: u32,
+    /// Base of the process title.
+    pub proc_name: String,
+    /// Seconds that a request may be in the application without progress; 0: no limit.
+    pub timeout: f64,
+    /// Seconds for requests in flight at retirement.
+    pub graceful_timeout: f64,
+    /// Seconds an idle keep-alive connection is kept; 0: no keep-alive.
+    pub keepalive: f64,
+    /// Requests after which a worker asks for its replacement; 0: never. The jitter is already in it per worker.
+    pub max_requests: u64,
+    /// Upper bound of what a worker adds at random to `max_requests`.
+    pub max_requests_jitter: u64,
+    /// Requests in the application at once, coroutine pools.
+    pub worker_connections: u32,
+    /// See `http::Policy`.
+    pub limit_request_line: u32,
+    /// See `http::Policy`.
+    pub limit_request_fields: u32,
+    /// See `http::Policy`.
+    pub limit_request_field_size: u32,
+    /// Bytes; 0: unlimited.
+    pub limit_request_body: u64,
+    /// `drop`, `refuse`, `dangerous`.
+    pub header_map: String,
+    /// Names of underscore headers that a trusted peer may set.
+    pub forwarder_headers: Vec<String>,
+    /// IPs, CIDRs or `*`.
+    pub forwarded_allow_ips: Vec<String>,
+    /// Header name (upper case, dashes) and value that mean https.
+    pub secure_scheme_headers: Vec<(String, String)>,
+    /// Accept any method.
+    pub permit_unconventional_http_method: bool,
+    /// Accept HTTP/d.d other than 1.x.
+    pub permit_unconventional_http_version: bool,
+    /// Upper-case the method.
+    pub casefold_http_method: bool,
+    /// Accept spaces between header name and colon (unsafe).
+    pub strip_header_spaces: bool,
+    /// `off`, `v1`, `v2`, `auto`.
+    pub proxy_protocol: String,
+    /// IPs, CIDRs or `*`.
+    pub proxy_allow_ips: Vec<String>,
+    /// Seconds for a request head.
+    pub header_timeout: f64,
+    /// Seconds without progress while a body arrives.
+    pub body_timeout: f64,
+    /// Seconds without progress while a response is sent.
+    pub send_timeout: f64,
+    /// Seconds that a complete request may wait for a lane; 0: no limit.
+    pub queue_timeout: f64,
+    /// Buffer request bodies before the application is called.
+    pub request_buffering: bool,
+    /// Bytes of a body kept in memory before it goes to a file.
+    pub request_buffer: u64,
+    /// Bytes of all spooled bodies of the instance; 0: unlimited.
+    pub spool_limit: u64,
+    /// Bytes of a response kept for a slow reader before the lane waits.
+    pub response_buffer: u64,
+    /// Path answered by the reactor without a lane; empty: none.
+    pub health_path: String,
+    /// Use sendfile(2) for `wsgi.file_wrapper`.
+    pub sendfile: bool,
+    /// `SCRIPT_NAME` prefix of all requests.
+    pub script_name: String,
+    /// `asgi` scope root_path.
+    pub root_path: String,
+    /// Where records go.
+    pub log: LogSettings,
+    /// What listens, in the order of the fds.
+    pub listeners: Vec<ListenerAddress>,
+    /// Whether the handoff's two fds follow the listeners.
+    pub handoff: bool,
+    /// Whether the scoreboard's fd follows.
+    pub scoreboard: bool,
+}
+
+/// A listener's address, for `SERVER_NAME`, records and trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "family", rename_all = "snake_case")]
+pub enum ListenerAddress {
+    /// TCP over IPv4 or IPv6.
+    Tcp {
+        /// As bound; the port is the real one.
+        address: std::net::SocketAddr,
+    },
+    /// A unix socket.
+    Unix {
+        /// Its path; an abstract name begins with `@`.
+        path: String,
+    },
+}
