@@ -1,0 +1,71 @@
+# What can be done with a checkout: `make demo` to see it run, `make test` to check it.
+
+SHELL   := /bin/bash
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+BIN     := $(TARGET)/release/rgunicorn
+# The interpreter of the tests' and the demo's virtual environments.
+PYTHON  ?= python3
+VENV    := .cache/venv
+DEMO    := .cache/demo
+# More for pytest: make test PYTEST_ARGS='tests/lifecycle -k respawn'
+PYTEST_ARGS ?=
+
+.PHONY: help build demo test test-rust test-system deb bench lint clean
+
+help:
+	@echo 'make demo    build, then serve examples/ on http://127.0.0.1:8000'
+	@echo 'make test    every test (installs what is missing)'
+	@echo 'make build   $(BIN) and its worker module'
+	@echo 'make deb     dist/rgunicorn_VERSION_ARCH.deb'
+	@echo 'make bench   processor time per request, beside other servers'
+	@echo 'make lint    formatting and lints'
+
+# The binary looks for the worker module beside itself, so nothing has to be installed.
+build:
+	@.ci/require cc=gcc
+	cargo build --release -p rgunicorn -p rgunicorn-worker
+
+$(DEMO)/ready: examples/requirements.txt
+	@.ci/require python3=python3 python3:venv=python3-venv python3:ensurepip=python3-venv
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	@touch $@
+
+demo: build $(DEMO)/ready
+	@cat examples/flask_demo/welcome.txt
+	@exec $(BIN) --chdir examples/flask_demo --python $(abspath $(DEMO))/bin/python \
+	    --bind 127.0.0.1:8000 --workers 2 --access-logfile - app:app
+
+$(VENV)/ready: tests/requirements.txt
+	@.ci/require python3=python3 python3:venv=python3-venv python3:ensurepip=python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+test: test-rust test-system
+
+test-rust:
+	@.ci/require cc=gcc
+	cargo test --workspace --quiet
+
+# A real systemd is booted in namespaces for part of these (tests/harness/box.py): that needs root.
+test-system: build $(VENV)/ready
+	@.ci/require curl=curl nginx=nginx dpkg-deb=dpkg systemd-socket-activate=systemd \
+	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux
+	RGUNICORN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
+
+deb: build
+	@.ci/require dpkg-deb=dpkg
+	packaging/deb/build $(TARGET)/release dist
+
+bench: build
+	@test -x benches/run || { echo 'there is no benches/run yet' >&2; exit 1; }
+	benches/run
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+clean:
+	cargo clean
+	rm -rf .cache dist
