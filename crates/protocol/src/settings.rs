@@ -41,8 +41,8 @@ pub struct WorkerSettings {
     pub user_name: Option<String>,
     /// Take the user's supplementary groups.
     pub initgroups: bool,
-    /// umask of the workers.
-    pub umask: u32,
+    /// umask of the workers; none: the one that was inherited.
+    pub umask: Option<u32>,
     /// Base of the process title.
     pub proc_name: String,
     /// Seconds that a request may be in the application without progress; 0: no limit.
