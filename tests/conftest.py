@@ -1,0 +1,74 @@
+"""Fixtures of all the tests: `serve` starts servers and checks at the end that all went well."""
+
+import sys
+
+import pytest
+from harness import Server
+from harness.requirement import require
+from harness.server import APPS, BINARY, write
+
+
+def pytest_sessionstart(session):
+    if not BINARY.exists():
+        pytest.exit(f"{BINARY} is missing: make build", returncode=1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    setattr(item, f"report_{report.when}", report)
+    return report
+
+
+@pytest.fixture
+def serve(request, tmp_path):
+    """serve("module:variable", "--workers", 2, files={"module.py": ...}) -> a ready Server on 127.0.0.1.
+
+    `files`: an application written for this test; without it the application is one of tests/apps. `bind`: other
+    addresses than 127.0.0.1:0. `python`: another interpreter than that of the tests. `wait=False`: return at once.
+    """
+    servers = []
+
+    def start(app, *arguments, files=None, bind=("127.0.0.1:0",), python=sys.executable, wait=True, **more):
+        directory = tmp_path / f"server{len(servers)}"
+        directory.mkdir()
+        chdir = APPS
+        if files is not None:
+            chdir = directory / "app"
+            chdir.mkdir()
+            write(chdir, files)
+        words = [word for address in bind for word in ("--bind", address)]
+        if python:
+            words += ["--python", python]
+        if "--workers" not in arguments and "-w" not in arguments:
+            words += ["--workers", 1]
+        if "--chdir" not in arguments:
+            words += ["--chdir", chdir]
+        server = Server(directory, [*words, *arguments, *([app] if app else [])], **more)
+        server.app_directory = chdir
+        servers.append(server)
+        server.start()
+        return server.ready() if wait else server
+
+    yield start
+
+    failed = getattr(request.node, "report_call", None)
+    if failed is not None and failed.failed:
+        for server in servers:
+            if server.log is not None:
+                print(f"--- log of {' '.join(server.arguments)}\n{server.log.text}", file=sys.stderr)
+            server.abandon()
+        return
+    problems = []
+    for server in servers:
+        try:
+            server.finish()
+        except AssertionError as error:
+            problems.append(str(error))
+    assert not problems, "\n\n".join(problems)
+
+
+@pytest.fixture
+def needs():
+    """needs(condition, "what"): skips at home, fails in CI."""
+    return require

@@ -1,0 +1,12 @@
+"""What the tests of the whole stand on.
+
+`Server` is a running rgunicorn, `Connection` a client that sees bytes, `Box` a real systemd in namespaces, `until` the
+only place that waits. Nothing in here knows what a particular test wants to show.
+"""
+
+from .box import Box
+from .http import Connection, Response
+from .server import Server
+from .waiting import until
+
+__all__ = ["Box", "Connection", "Response", "Server", "until"]

@@ -1,0 +1,79 @@
+"""The log of a server as it comes out of stderr: lines grouped into records."""
+
+import re
+import threading
+
+# A record begins with a time and a level; the lines of a traceback that follow belong to it.
+_BEGIN = re.compile(
+    r"^(?P<time>\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*( [+-]\d{4}\])?|<\d>) *(\[?(?P<pid>\d+)\]? )?"
+    r"\[?(?P<level>DEBUG|INFO|NOTICE|WARNING|WARN|ERROR|CRITICAL|DEBG|ERRO|CRIT|TRCE)\]?:? (?P<text>.*)$",
+    re.DOTALL,
+)
+_LEVELS = {"WARN": "warning", "ERRO": "error", "CRIT": "critical", "DEBG": "debug", "TRCE": "debug", "NOTICE": "info"}
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Record:
+    """One record: `level` in lower case (None for a line that is none, e.g. of a child), `text` with its lines."""
+
+    def __init__(self, line):
+        self.raw = _COLOUR.sub("", line)
+        match = _BEGIN.match(self.raw)
+        self.level = None
+        self.text = self.raw
+        if match:
+            level = match["level"]
+            self.level = _LEVELS.get(level, level.lower())
+            self.text = match["text"]
+
+    def __repr__(self):
+        return f"<{self.level}: {self.text}>"
+
+
+class Log:
+    """Collects a stream in a thread; tests ask it for facts."""
+
+    def __init__(self, stream):
+        self._records = []
+        self._lock = threading.Lock()
+        self._stream = stream
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        for raw in self._stream:
+            record = Record(raw.decode(errors="replace").rstrip("\n"))
+            with self._lock:
+                last = self._records[-1] if self._records else None
+                continues = record.level is None and (record.raw[:1] in (" ", "\t") or _in_traceback(last, record))
+                if last is not None and continues:
+                    last.text += "\n" + record.raw
+                    last.raw += "\n" + record.raw
+                else:
+                    self._records.append(record)
+
+    def ended(self, within):
+        """Whether everyone who could write to the stream is gone."""
+        self._thread.join(within)
+        return not self._thread.is_alive()
+
+    @property
+    def records(self):
+        with self._lock:
+            return list(self._records)
+
+    @property
+    def text(self):
+        return "\n".join(record.raw for record in self.records)
+
+    def find(self, pattern, level=None):
+        """Records whose text matches the regular expression, of one level if that is given."""
+        return [
+            record
+            for record in self.records
+            if re.search(pattern, record.text, re.DOTALL | re.IGNORECASE) and level in (None, record.level)
+        ]
+
+
+def _in_traceback(last, record):
+    return last is not None and last.level is not None and "Traceback (most recent call last)" in last.text
