@@ -1,0 +1,306 @@
+//! The events that an administrator may act on: their ids, and what the journal's catalog says of them.
+//!
+//! The table is the only place where an id is written. `journalctl -x` shows the texts, from the catalog that
+//! [`catalog`] generates. Invariant: an id, once released, means its event for ever; a new meaning gets a new id.
+//! A record gets its id by naming the event among its keys: `info!(log, "serves"; event::READY, "workers" => 4)`.
+
+use slog::{KV, Record, Serializer};
+
+/// The slog key of a message id; it becomes the journal's `MESSAGE_ID`.
+pub(crate) const KEY: &str = "message_id";
+
+/// An event's identity and description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageId {
+    /// The event's name in documentation and tests, the constant's own.
+    pub name: &'static str,
+    /// 128 random bits in lower-case hexadecimal digits, see sd_journal_print(3).
+    pub uuid: &'static str,
+    /// One line; `@FIELD@` is replaced by journalctl.
+    pub subject: &'static str,
+    /// What happened, why it may be fine, what to do.
+    pub explanation: &'static str,
+}
+
+impl KV for MessageId {
+    fn serialize(&self, _record: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        serializer.emit_str(KEY, self.uuid)
+    }
+}
+
+macro_rules! events {
+    ($($name:ident $uuid:literal $subject:literal $explanation:literal)*) => {
+        $(
+            #[doc = $explanation]
+            pub const $name: MessageId =
+                MessageId { name: stringify!($name), uuid: $uuid, subject: $subject, explanation: $explanation };
+        )*
+
+        /// All events, in the order of the table.
+        pub const ALL: &[MessageId] = &[$($name),*];
+    };
+}
+
+events! {
+    STARTING "514da6fea50c4abab286d1b8cde80327"
+    "rgunicorn instance @RGUNICORN_INSTANCE@ starts"
+    "The arbiter has read its settings and now makes its listeners and its first generation of workers. It is not \
+    yet ready; the record of that follows, or one that says why not."
+
+    READY "bd59d98bb4b2414494332f5b8a49ad4d"
+    "rgunicorn instance @RGUNICORN_INSTANCE@ serves"
+    "All workers of the first generation have imported the application and accept connections."
+
+    STOPPING "b5890b032644481b87a8f9dee69f8f72"
+    "rgunicorn instance @RGUNICORN_INSTANCE@ stops"
+    "The instance was told to stop, or its idle_timeout has passed. It accepts no more connections and finishes \
+    the requests that it has begun, for at most graceful_timeout. With socket activation the socket stays with \
+    systemd, and new clients wait there."
+
+    STOPPED "efac6e09f49741bfa5e4b79ba20ab6a2"
+    "rgunicorn instance @RGUNICORN_INSTANCE@ has stopped"
+    "All workers have ended."
+
+    START_FAILED "946ab875f53b4e6eada4c856dbb52c54"
+    "rgunicorn instance @RGUNICORN_INSTANCE@ could not start"
+    "The record says which setting, listener or file is the cause. Repair it and start the service again; with \
+    socket activation, clients that are waiting are then answered."
+
+    SETTINGS_WARNING "8bf302c8bd2e443faa492bcd81aa7ab1"
+    "A setting of instance @RGUNICORN_INSTANCE@ deserves a look"
+    "The instance runs, but a setting probably does not do what was meant. The record names setting, value and \
+    where it came from."
+
+    LISTENING "c15f3fb3d9d74586b523f41468452fbc"
+    "Instance @RGUNICORN_INSTANCE@ listens"
+    "A listening socket was adopted from systemd or bound by the arbiter."
+
+    LISTENER_CLOSED "a99f0a6551a34f0297d81d31881f10bd"
+    "Instance @RGUNICORN_INSTANCE@ no longer listens on an address"
+    "A reload has removed the address from the settings, or the instance has stopped."
+
+    LISTEN_FAILED "ea3d5f4afc7749e7930fb6e9bb00d32b"
+    "Instance @RGUNICORN_INSTANCE@ cannot listen"
+    "An inherited socket is not one that can be served, or an address cannot be bound: it is in use, or \
+    permission is missing. The record names the address and, where known, what holds it."
+
+    MOLD_READY "2af283d2bf984806ac94d1a943492249"
+    "The mold of generation @RGUNICORN_GENERATION@ is ready"
+    "The application's own interpreter runs and can fork workers; with preload_app it has imported the \
+    application."
+
+    MOLD_DIED "234d07d44cc644f1b6db97b2b15a7630"
+    "The mold of generation @RGUNICORN_GENERATION@ died"
+    "The process that forks the workers has ended. Workers go on serving. Without preload_app a new mold is \
+    started; with it, a worker that dies is not replaced by newer code: reload the instance."
+
+    PRELOAD_WARNING "fd0566c4d7ec43caa1a578928c729153"
+    "Preloading the application has left something that a fork copies badly"
+    "The application started Python threads or opened sockets while it was imported in the mold. Threads do not \
+    survive the fork, and connections would be shared by all workers. Open them in the workers, or switch \
+    preload_app off. preload_strict makes this a refusal."
+
+    WORKER_BOOTED "e241ae293de14c00901b4bb6cb41086e"
+    "A worker was started"
+    "The mold has forked a worker. It becomes ready when it has imported the application."
+
+    WORKER_READY "037e5e1b5bd34bbbaed1c1599a33b6e4"
+    "A worker is ready"
+    "The worker has imported the application and can serve."
+
+    WORKER_EXITED "7e82c00449ff41ad81b4aa39c68b55f2"
+    "A worker has ended as it was told"
+    "The worker was retired by a reload, a recycling or a stop; it has finished what it had begun. Nothing needs \
+    to be done."
+
+    WORKER_DIED "fe94eecf8c2d4f5e8021ddbe9246efc6"
+    "A worker died"
+    "The worker ended without having been told to: a signal, a crash of a native extension, os._exit, or the \
+    kernel's out-of-memory killer; the record names the exit status or signal and, where known, the requests \
+    that were lost. It is replaced. If it happens again and again look at the requests named, at `coredumpctl` \
+    and at memory."
+
+    WORKER_KILLED "95ed4c734c334a1e83b3c10557f49653"
+    "A worker was killed by the arbiter"
+    "The worker did not end within its deadline (graceful_timeout when it was retired, timeout when it no longer \
+    answered) and got SIGKILL. Its requests are lost. The record before this one says what it was doing."
+
+    WORKER_RECYCLED "e8e3194cd581448bb0f6c548574b9cf8"
+    "A worker asked to be replaced"
+    "max_requests or another limit is reached. A new worker takes its slot before the old one leaves; no request \
+    is lost."
+
+    WORKER_STUCK "608491c0652240388a7cfe87d53f758e"
+    "A worker no longer answers"
+    "Neither a lane nor the standby of the worker has given a sign for longer than is allowed: the process is \
+    stopped (SIGSTOP, a debugger), starved of processor time, or waits in the kernel. It is killed and replaced."
+
+    RESPAWN_DELAYED "fcfffe901a8140bf9aa9f324573bf5b8"
+    "Workers die faster than they should be replaced"
+    "A slot's workers have died several times in short order. To leave the machine its time, the next one is \
+    started after a delay that doubles each time. The records before this one say why they died."
+
+    SCALED "9485c38f07ab4bc3aac4e200f7e646f7"
+    "The number of workers has changed"
+    "By TTIN or TTOU, by rgunicornctl scale, or by a reload."
+
+    BOOT_FAULT "407fb235c77a4c658828a8f451612f09"
+    "The application could not be imported"
+    "The record has the reason and, where there is one, the Python traceback. At a reload the old generation goes \
+    on serving. At a start the service fails and is tried again by systemd; clients wait in the socket. Repair \
+    the application; `rgunicorn --check-config` shows the same error."
+
+    BOOT_TIMEOUT "cf7d31d157b743719097acdb7fcfe2cd"
+    "The application took too long to import"
+    "A worker was not ready in the time that it has for booting. Look for a blocking call at import: a database \
+    or an HTTP request without a timeout."
+
+    RELOAD_BEGUN "81b4dbe8b32947d0b7818725c6405879"
+    "A reload of instance @RGUNICORN_INSTANCE@ has begun"
+    "The settings are read anew and a new generation is started beside the one that serves."
+
+    RELOAD_DONE "8625e47af41542e296621bfbebf288e5"
+    "Instance @RGUNICORN_INSTANCE@ was reloaded"
+    "All workers of the new generation are ready and accept; the old generation finishes what it has begun and \
+    leaves. No connection is lost."
+
+    RELOAD_FAILED "41f47d604f5447479641a9aa0e09fdef"
+    "The reload of instance @RGUNICORN_INSTANCE@ failed, the old generation serves on"
+    "The record says what was wrong: a setting, an import, a check request. Nothing has changed for clients. \
+    Repair it and reload again."
+
+    RELOAD_REFUSED "03ed709724af4e71b73398e3ac7537de"
+    "A reload was refused"
+    "Another reload is running, or the instance is stopping."
+
+    GENERATION_PROMOTED "6aee20f9b2f14f128107d47cbe41c028"
+    "Generation @RGUNICORN_GENERATION@ serves"
+    "All its workers are ready and accept connections."
+
+    GENERATION_RETIRED "c34ae4bc3bd04faa96a61f0d87e79fc7"
+    "Generation @RGUNICORN_GENERATION@ retires"
+    "Its workers accept no more, pass their idle connections on and finish the requests that they have begun."
+
+    GENERATION_GONE "07f60e94705e4e46b62f02d9ad972627"
+    "Generation @RGUNICORN_GENERATION@ is gone"
+    "Its last worker has ended."
+
+    ARBITER_REPLACED "059f3fbe136b4be185f19636ff51699b"
+    "The arbiter of instance @RGUNICORN_INSTANCE@ runs a new binary"
+    "SIGUSR2: it has re-executed itself with the same process id. Workers have served throughout."
+
+    ARBITER_REPLACE_FAILED "ad3fe0cf536048c381165dd9f16d87ef"
+    "The arbiter of instance @RGUNICORN_INSTANCE@ could not run the new binary"
+    "It goes on with the one that it has. The record says why."
+
+    ARBITER_GONE "860a8121496541309eeda5e1db26d9b1"
+    "A worker has lost its arbiter"
+    "The channel to the arbiter has ended: it was killed or has crashed. The worker finishes what it has begun \
+    and leaves; systemd starts the service again."
+
+    LOGS_REOPENED "b09fd6dbed474c7fa9dcbbba08918835"
+    "The log files were opened anew"
+    "SIGUSR1, as after a rotation."
+
+    REQUEST_TIMEOUT "8dfc3eb3617e4d73a5aaf9109fac6a49"
+    "A request was in the application for too long"
+    "timeout has passed without progress. The client got a 504 if nothing had been sent. The record has the \
+    request and the stack of the lane, which shows where it was waiting or working. The worker is replaced. If \
+    such requests are expected raise timeout."
+
+    REQUEST_REJECTED "fa5198ca8f5f4dd88b69983570796a4e"
+    "A request was rejected"
+    "The client sent what HTTP/1.1 or the instance's limits do not allow; the record names the rule. This is the \
+    client's fault, or the proxy's. Several from one address may be a scan; if a legitimate client is hit look \
+    at the limit_request settings."
+
+    REQUEST_ABANDONED "76b13c605faf474e840145d4f8dc29a3"
+    "A client left before its response was complete"
+    "It closed the connection, or did not read for send_timeout. Usually harmless: a page that was left, a load \
+    balancer's own timeout that is shorter than the application."
+
+    APPLICATION_ERROR "e123e014653b47feb31eecfa746f960d"
+    "The application raised an exception"
+    "The client got a 500 if nothing had been sent. The record is the application's traceback."
+
+    RESPONSE_FAULT "960af4b0dfa44bbf9f934fe328c3d35a"
+    "The application's response breaks the protocol"
+    "It declared another length than it sent, named an invalid header or status, or called start_response \
+    wrongly. The connection is closed where the client could otherwise be misled. The record names the rule of \
+    PEP 3333 or ASGI."
+
+    QUEUE_TIMEOUT "42a8f0d60f4f4099b1d941ecba3e6fee"
+    "A request has waited too long for a lane"
+    "All lanes were busy for queue_timeout; the client got a 503. More workers or threads, or a faster \
+    application, are needed."
+
+    APPLICATION_OUTPUT "036c2e73657e41669dc4690944686ab0"
+    "Something that the application printed"
+    "One line of its standard output or error."
+
+    ACCESS "4f51a67c54fd4793bc9d298bb9f332f2"
+    "A request was served"
+    "One record per request, with its fields."
+
+    RECORDS_DROPPED "af6dffdbef8e467fb0af8e441cbb6831"
+    "Records were dropped"
+    "The journal, or whoever reads the log, did not take records as fast as they came. rgunicorn never lets a \
+    request wait for its log; the record says how many are missing. See RateLimitBurst= in journald.conf(5) and \
+    the speed of the disk."
+
+    WATCHDOG_MISSED "2c2945f9192949e6b2b7d6e1e7304836"
+    "Instance @RGUNICORN_INSTANCE@ is about to miss its watchdog"
+    "No worker has proved that it serves. What is known of each worker is in the records beside this one. systemd \
+    will kill and restart the service."
+}
+
+/// The catalog's source, as journalctl --update-catalog reads it.
+pub fn catalog() -> String {
+    let mut text = String::new();
+    for event in ALL {
+        text.push_str(&format!(
+            "-- {}\nSubject: {}\nDefined-By: rgunicorn\nSupport: https://github.com/rgunicorn/rgunicorn/issues\n\n",
+            event.uuid, event.subject
+        ));
+        let mut width = 0;
+        for word in event.explanation.split_whitespace() {
+            if width > 0 && width + 1 + word.len() > 78 {
+                text.push('\n');
+                width = 0;
+            } else if width > 0 {
+                text.push(' ');
+                width += 1;
+            }
+            text.push_str(word);
+            width += word.len();
+        }
+        text.push_str("\n\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_event_has_an_id_of_its_own_and_says_something() {
+        let ids: HashSet<_> = ALL.iter().map(|event| event.uuid).collect();
+        assert_eq!(ids.len(), ALL.len());
+        for event in ALL {
+            assert_eq!(event.uuid.len(), 32, "{}", event.name);
+            assert!(event.uuid.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+            assert!(!event.subject.is_empty() && event.explanation.ends_with('.'), "{}", event.name);
+        }
+    }
+
+    #[test]
+    fn the_catalog_has_an_entry_per_event_in_lines_of_at_most_78_columns() {
+        let catalog = catalog();
+        assert_eq!(catalog.matches("\nDefined-By: rgunicorn\n").count(), ALL.len());
+        for paragraph_line in catalog.lines().filter(|line| !line.starts_with("Subject: ")) {
+            assert!(paragraph_line.len() <= 78, "{paragraph_line}");
+        }
+    }
+}
