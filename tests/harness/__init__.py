@@ -5,8 +5,9 @@ only place that waits. Nothing in here knows what a particular test wants to sho
 """
 
 from .box import Box
+from .gate import Gate
 from .http import Connection, Response
 from .server import Server
 from .waiting import until
 
-__all__ = ["Box", "Connection", "Response", "Server", "until"]
+__all__ = ["Box", "Connection", "Gate", "Response", "Server", "until"]

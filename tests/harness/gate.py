@@ -1,0 +1,27 @@
+"""A request that the test holds in the application: it enters, waits at the gate, and leaves when the test says so.
+
+With it a test can be sure that a request is in flight, without any time.
+"""
+
+from pathlib import Path
+
+from .waiting import until
+
+
+class Gate:
+    """`connection.request(target=gate.target)`; `gate.entered()`; `gate.open()`. The application is apps/plain.py."""
+
+    def __init__(self, directory, name="gate"):
+        self._path = Path(directory) / name
+
+    @property
+    def target(self):
+        return f"/gate?{self._path}"
+
+    def entered(self, within=10.0):
+        """Waits until the request is in the application; returns the worker's pid."""
+        entered = self._path.with_suffix(".entered")
+        return int(until(lambda: entered.exists() and entered.read_text(), f"a request to enter {self._path}", within))
+
+    def open(self):
+        self._path.touch()

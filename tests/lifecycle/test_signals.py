@@ -1,0 +1,226 @@
+"""Stories of signals: what an operator sends and what then happens."""
+
+import signal
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
+
+import pytest
+from harness import Gate, until
+from harness.http import ConnectionEnded
+from harness.processes import alive
+
+
+def test_term_lets_requests_in_flight_finish(serve, tmp_path):
+    server = serve("plain:app")
+    gate = Gate(tmp_path)
+    with server.connect() as client:
+        client.request(target=gate.target)
+        gate.entered()
+        server.signal(SIGTERM)
+        server.found("stopping")
+        gate.open()
+        answer = client.response()
+    assert answer.body == b"through the gate\n"
+    assert server.wait() == 0
+
+
+def test_term_closes_the_listeners_address(serve):
+    server = serve("plain:app")
+    address = server.address
+    assert server.stop() == 0
+    with pytest.raises(ConnectionRefusedError):
+        server.connect(address)
+
+
+def test_term_serves_the_requests_that_wait_in_the_backlog(serve, tmp_path):
+    """Gunicorn's sync workers reset them."""
+    server = serve("plain:app")
+    gate = Gate(tmp_path)
+    first = server.connect()
+    first.request(target=gate.target)
+    gate.entered()
+    waiting = [server.connect() for _ in range(5)]
+    for client in waiting:
+        client.request(target="/")
+    server.signal(SIGTERM)
+    server.found("stopping")
+    gate.open()
+    assert first.response().status == 200
+    for client in waiting:
+        assert client.response().body == b"hello\n"
+    assert server.wait() == 0
+
+
+def test_a_request_that_outlives_graceful_timeout_is_ended(serve, tmp_path):
+    server = serve("plain:app", "--graceful-timeout", 1)
+    gate = Gate(tmp_path)
+    server.expect("graceful_timeout|deadline|killed")
+    with server.connect() as client:
+        client.request(target=gate.target)
+        worker = gate.entered()
+        server.signal(SIGTERM)
+        assert server.wait(within=10) == 0
+        with pytest.raises(ConnectionEnded):
+            client.response()
+    assert not alive(worker)
+
+
+@pytest.mark.parametrize("number", [SIGINT, SIGQUIT], ids=["INT", "QUIT"])
+def test_a_quick_stop_does_not_wait_for_requests(serve, tmp_path, number):
+    server = serve("plain:app")
+    gate = Gate(tmp_path)
+    with server.connect() as client:
+        client.request(target=gate.target)
+        gate.entered()
+        assert server.stop(number, within=5) == 0
+        with pytest.raises(ConnectionEnded):
+            client.response()
+
+
+def test_a_second_signal_hastens_a_graceful_stop(serve, tmp_path):
+    server = serve("plain:app")
+    gate = Gate(tmp_path)
+    with server.connect() as client:
+        client.request(target=gate.target)
+        gate.entered()
+        server.signal(SIGTERM)
+        server.found("stopping")
+        server.signal(SIGQUIT)
+        assert server.wait(within=5) == 0
+
+
+def test_ttin_adds_a_worker_and_ttou_takes_it_away(serve):
+    server = serve("plain:app", "--workers", 1)
+    assert len(server.workers) == 1
+    server.signal(SIGTTIN)
+    until(lambda: len(server.workers) == 2, "a second worker")
+    until(lambda: "2 workers" in server.notify.status, "STATUS with two workers")
+    server.signal(SIGTTOU)
+    until(lambda: len(server.workers) == 1, "one worker again")
+    assert server.get("/").status == 200
+
+
+def test_ttou_never_takes_the_last_worker(serve):
+    server = serve("plain:app", "--workers", 1)
+    (worker,) = server.workers
+    server.signal(SIGTTOU)
+    server.found("one worker is the least")
+    assert server.workers == [worker]
+
+
+def test_ttou_lets_the_request_of_the_leaving_worker_finish(serve, tmp_path):
+    server = serve("plain:app", "--workers", 2)
+    gates = [Gate(tmp_path, name) for name in ("one", "two")]
+    clients = [server.connect() for _ in gates]
+    for client, gate in zip(clients, gates):
+        client.request(target=gate.target)
+    pids = {gate.entered() for gate in gates}
+    assert len(pids) == 2
+    server.signal(SIGTTOU)
+    server.found("1 worker")
+    for client, gate in zip(clients, gates):
+        gate.open()
+        assert client.response().status == 200
+    until(lambda: len(server.workers) == 1, "one worker")
+
+
+def test_hup_replaces_all_workers_by_a_new_generation(serve):
+    server = serve("plain:app", "--workers", 2)
+    old = set(server.children)
+    server.signal(SIGHUP)
+    server.found("generation 2 serves")
+    until(lambda: not old & set(server.children), "the old generation to be gone")
+    assert len(server.workers) == 2
+    assert server.get("/").body == b"hello\n"
+
+
+def test_hup_takes_up_changed_code(serve):
+    source = ("def app(environ, start_response):\n"
+              "    start_response('200 OK', [('Content-Length', '3')])\n"
+              "    return [b'{}']\n")
+    server = serve("m:app", files={"m.py": source.format("old")})
+    assert server.get("/").body == b"old"
+    (server.app_directory / "m.py").write_text(source.format("new"))
+    server.signal(SIGHUP)
+    server.found("generation 2 serves")
+    until(lambda: server.get("/").body == b"new", "the new code")
+
+
+def test_hup_takes_up_changed_settings(serve, tmp_path):
+    config = tmp_path / "settings.toml"
+    config.write_text("workers = 1\n")
+    server = serve("plain:app", "-c", config, "--workers", 1)
+    config.write_text("workers = [\n")
+    server.expect("settings.toml")
+    server.signal(SIGHUP)
+    server.found("settings.toml", "error")
+    assert server.get("/").body == b"hello\n"
+
+
+def test_hup_lets_requests_of_the_old_generation_finish(serve, tmp_path):
+    server = serve("plain:app")
+    gate = Gate(tmp_path)
+    with server.connect() as client:
+        client.request(target=gate.target)
+        old = gate.entered()
+        server.signal(SIGHUP)
+        server.found("generation 2 serves")
+        until(lambda: server.get("/pid").text != str(old), "an answer of the new generation")
+        gate.open()
+        assert client.response().body == b"through the gate\n"
+    until(lambda: not alive(old), "the old worker to be gone")
+
+
+def test_hup_with_broken_code_changes_nothing(serve):
+    """The old generation never stops serving."""
+    good = ("def app(environ, start_response):\n"
+            "    start_response('200 OK', [('Content-Length', '2')])\n"
+            "    return [b'ok']\n")
+    server = serve("m:app", files={"m.py": good})
+    workers = server.workers
+    (server.app_directory / "m.py").write_text("raise RuntimeError('broken release')\n")
+    server.expect("the reload has failed and generation 1 goes on.*Traceback.*broken release")
+    server.signal(SIGHUP)
+    server.found("the reload has failed", "error")
+    assert server.get("/").body == b"ok"
+    assert server.workers == workers
+    assert "reload failed" in server.notify.status
+    (server.app_directory / "m.py").write_text(good.replace("ok", "OK"))
+    server.signal(SIGHUP)
+    until(lambda: server.get("/").body == b"OK", "the repaired code")
+
+
+def test_no_request_is_lost_while_generations_change(serve):
+    server = serve("plain:app", "--workers", 2)
+    answered = 0
+    for generation in (2, 3, 4):
+        server.signal(SIGHUP)
+        while not server.log.find(f"generation {generation} serves"):
+            assert server.get("/").body == b"hello\n"
+            answered += 1
+    assert answered > 0
+
+
+@pytest.mark.parametrize("number", [SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU, SIGINT, SIGTERM],
+                         ids=lambda number: signal.Signals(number).name)
+def test_workers_do_not_heed_signals_that_are_meant_for_the_arbiter(serve, number):
+    """`systemctl kill -s HUP` signals every process of the unit."""
+    import os
+
+    server = serve("plain:app", "--workers", 1)
+    children = server.children
+    for pid in children:
+        os.kill(pid, number)
+    assert server.get("/").body == b"hello\n"
+    assert server.children == children
+
+
+def test_subprocesses_of_the_application_have_the_default_signals(serve):
+    lines = dict(line.split(":") for line in serve("plain:app").get("/signals").text.splitlines())
+    assert int(lines["SigBlk"], 16) == 0
+    # Python itself ignores PIPE (13) and XFSZ (25).
+    assert int(lines["SigIgn"], 16) & ~(1 << 12 | 1 << 24) == 0
+
+
+def test_subprocesses_of_the_application_inherit_no_descriptor_of_ours(serve):
+    descriptors = serve("plain:app").get("/descriptors").text.split()
+    assert descriptors == ["0", "1", "2", "3"]  # 3 is the directory that ls reads
