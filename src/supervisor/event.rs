@@ -1,0 +1,102 @@
+//! What can happen to the supervisor.
+//!
+//! Owns the vocabulary that flows into [`super::decide`]; knows no fd and no clock. Invariant: everything that the
+//! outside can do to the arbiter is one of these, so the decisions can be tested without processes.
+
+use rgunicorn_protocol::FromWorker;
+use std::fmt;
+use std::time::Duration;
+
+/// Names a mold or a worker for the life of the instance. Never used twice, unlike a pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Serial(pub(crate) u64);
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    /// The operator wants something.
+    Order(Order),
+    /// The mold's interpreter was executed and has this pid.
+    Spawned { mold: Serial, pid: i32 },
+    /// The mold's process could not be made.
+    SpawnFailed { mold: Serial, reason: String },
+    /// A mold or a worker said something.
+    Message { from: Serial, message: FromWorker },
+    /// A mold or a worker sent what is no message of ours.
+    Garbage { from: Serial, what: String },
+    /// A channel ended; what was sent before it has been delivered.
+    Ended { from: Serial },
+    /// A process is gone and reaped; what it sent before has been delivered.
+    Exited { from: Serial, exit: Exit },
+    /// A message could not be delivered because its receiver does not read.
+    Unresponsive { to: Serial },
+    /// A generation was prepared: settings read, listeners open, or the reason why not.
+    Prepared { generation: u32, plan: Result<Plan, String> },
+    /// The next known deadline has come.
+    Timer,
+}
+
+/// What an operator can order, by signal or control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// TERM: finish what was begun, then stop.
+    Stop,
+    /// INT, QUIT: stop now.
+    StopNow,
+    /// HUP: a new generation.
+    Reload,
+    /// USR1.
+    ReopenLogs,
+    /// TTIN: one worker more.
+    More,
+    /// TTOU: one worker fewer.
+    Fewer,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// exit(2) with this status.
+    Code(i32),
+    /// Killed by this signal; whether it dumped core.
+    Signal { signal: i32, core: bool },
+    /// It ended before its pid was known, so its status went with an orphan's.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Signal { signal, core } => {
+                match nix::sys::signal::Signal::try_from(*signal) {
+                    Ok(name) => write!(f, "was killed by {name}")?,
+                    Err(_) => write!(f, "was killed by signal {signal}")?,
+                }
+                if *core { write!(f, " (core dumped)") } else { Ok(()) }
+            }
+            Exit::Unknown => write!(f, "ended before it said which process it is"),
+        }
+    }
+}
+
+/// What the decisions need to know of a generation's settings. Everything else stays with the one who performs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan {
+    /// Workers wanted.
+    pub(crate) workers: u32,
+    /// The application is imported in the mold.
+    pub(crate) preload: bool,
+    /// Longest time from an order to fork or spawn to the answer that it is ready; `None`: no limit.
+    pub(crate) boot_timeout: Option<Duration>,
+    /// Time for requests in flight at retirement.
+    pub(crate) graceful_timeout: Duration,
+    /// Serve the backlog of listeners that we bound ourselves before stopping.
+    pub(crate) drain_listeners: bool,
+}

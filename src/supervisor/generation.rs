@@ -1,0 +1,317 @@
+//! A generation: the workers born of one reading of settings and code, and the mold that forks them.
+//!
+//! Owns its processes and slots and brings them towards what is wanted ([`Generation::poll_fill`]). Knows nothing of
+//! other generations. Invariant: nothing is forked from a mold that is not ready, and every process that was ever
+//! ordered stays in the books until it is gone.
+
+use super::action::Action;
+use super::backoff::Backoff;
+use super::event::{Plan, Serial};
+use super::process::{Killed, MARGIN, Phase, Process, STOP_TIME, Seat};
+use super::record::Tags;
+use super::slot::Slot;
+use rgunicorn_protocol::ToWorker;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A worker that served so long has proved that workers of its generation can live.
+pub(crate) const STEADY: Duration = Duration::from_secs(1);
+
+/// What a generation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It boots; nothing of it is promoted before all of it is ready.
+    Incoming,
+    /// It serves.
+    Serving,
+    /// It was replaced, thrown away or stopped; it ends when its last process is gone.
+    Leaving,
+}
+
+/// See the file's header.
+#[derive(Debug, Clone)]
+pub(crate) struct Generation {
+    pub(crate) number: u32,
+    pub(crate) plan: Plan,
+    pub(crate) role: Role,
+    pub(crate) born: Instant,
+    /// The interpreter as the mold names it, empty until then.
+    pub(crate) interpreter: String,
+    pub(crate) mold: Option<Serial>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) processes: BTreeMap<Serial, Process>,
+    pub(crate) backoff: Backoff,
+}
+
+/// The workers of a generation, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) booting: usize,
+    pub(crate) ready: usize,
+    pub(crate) serving: usize,
+    pub(crate) leaving: usize,
+}
+
+impl Generation {
+    /// A generation with nothing in it yet that wants `workers`.
+    pub(crate) fn new(number: u32, plan: Plan, workers: u32, now: Instant) -> Generation {
+        Generation {
+            number,
+            plan,
+            role: Role::Incoming,
+            born: now,
+            interpreter: String::new(),
+            mold: None,
+            slots: (1..=workers.max(1)).map(Slot::new).collect(),
+            processes: BTreeMap::new(),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// The tags that records about this process carry.
+    pub(crate) fn tags(&self, process: &Process) -> Tags {
+        let slot = match process.seat {
+            Seat::Mold => None,
+            Seat::Slot(number) => Some(number),
+        };
+        Tags { generation: self.number, slot, pid: process.pid }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for process in self.processes.values().filter(|process| process.seat != Seat::Mold) {
+            match process.phase {
+                Phase::Booting { .. } => counts.booting += 1,
+                Phase::Ready => counts.ready += 1,
+                Phase::Serving { .. } => counts.serving += 1,
+                Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => {
+                    counts.leaving += 1;
+                }
+            }
+        }
+        counts
+    }
+
+    /// Every slot is held by a worker that can serve.
+    pub(crate) fn complete(&self) -> bool {
+        self.slots.iter().all(|slot| {
+            slot.incumbent.and_then(|serial| self.processes.get(&serial)).is_some_and(|worker| match worker.phase {
+                Phase::Ready | Phase::Serving { .. } => true,
+                Phase::Booting { .. }
+                | Phase::Faulted { .. }
+                | Phase::Retiring { .. }
+                | Phase::Stopping { .. }
+                | Phase::Killed { .. } => false,
+            })
+        })
+    }
+
+    /// The mold, if it can fork.
+    fn ready_mold(&self) -> Option<Serial> {
+        self.mold.filter(|serial| self.processes.get(serial).is_some_and(|mold| mold.phase == Phase::Ready))
+    }
+
+    /// A preloading mold that once served is gone: what a new one would import may be newer code.
+    pub(crate) fn mold_is_irreplaceable(&self) -> bool {
+        self.plan.preload && self.role == Role::Serving && self.mold.is_none()
+    }
+
+    /// Takes a process off its place; it stays in the books.
+    pub(crate) fn unseat(&mut self, serial: Serial) {
+        if self.mold == Some(serial) {
+            self.mold = None;
+        }
+        for slot in &mut self.slots {
+            slot.vacate(serial);
+        }
+    }
+
+    /// A failure is remembered, unless others have shown since the latest one that workers can live.
+    pub(crate) fn note_failure(&mut self, reason: String, now: Instant) {
+        let latest = self.backoff.latest();
+        let proved = self.processes.values().any(|process| match process.phase {
+            Phase::Serving { since } => {
+                now.saturating_duration_since(since) >= STEADY && latest.is_some_and(|latest| since > latest)
+            }
+            Phase::Booting { .. }
+            | Phase::Faulted { .. }
+            | Phase::Ready
+            | Phase::Retiring { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killed { .. } => false,
+        });
+        if proved {
+            self.backoff.forget();
+        }
+        self.backoff.fail(reason, now);
+    }
+
+    /// Changes the number of slots. Workers on places that are no more leave.
+    pub(crate) fn resize(&mut self, workers: u32, now: Instant, actions: &mut Vec<Action>) {
+        let workers = workers.max(1);
+        while self.slots.len() > workers as usize {
+            if let Some(slot) = self.slots.pop() {
+                for serial in [slot.incumbent, slot.replacement].into_iter().flatten() {
+                    self.retire(serial, true, now, actions);
+                }
+            }
+        }
+        let have = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.slots.extend((have + 1..=workers).map(Slot::new));
+    }
+
+    /// Starts what is missing: the mold, workers for vacant slots, one replacement at a time.
+    pub(crate) fn poll_fill(&mut self, serials: &mut u64, now: Instant, actions: &mut Vec<Action>) {
+        if self.role == Role::Leaving || !self.backoff.permits(now) {
+            return;
+        }
+        if self.mold.is_none() && !self.mold_is_irreplaceable() {
+            let mold = next(serials);
+            self.mold = Some(mold);
+            self.processes.insert(mold, Process::ordered(mold, Seat::Mold, self.plan.boot_timeout, now));
+            actions.push(Action::SpawnMold { generation: self.number, mold });
+        }
+        let Some(mold) = self.ready_mold() else { return };
+        let mut booting = self.counts().booting;
+        let one_replaced = self.slots.iter().any(|slot| slot.incumbent.is_some() && slot.replacement.is_some());
+        let mut may_replace = self.role == Role::Serving && !one_replaced;
+        for slot in &mut self.slots {
+            if self.backoff.cautious() && booting > 0 {
+                return;
+            }
+            let vacant = slot.vacant();
+            let replace = may_replace && slot.recycle.is_some() && slot.replacement.is_none();
+            if !vacant && !replace {
+                continue;
+            }
+            let worker = next(serials);
+            if vacant {
+                slot.incumbent = Some(worker);
+            } else {
+                slot.replacement = Some(worker);
+                may_replace = false;
+            }
+            booting += 1;
+            let seat = Seat::Slot(slot.number);
+            self.processes.insert(worker, Process::ordered(worker, seat, self.plan.boot_timeout, now));
+            actions.push(Action::Fork { mold, worker, slot: slot.number });
+        }
+    }
+
+    /// Promotes what is ready. A replacement that is promoted sends its predecessor away.
+    pub(crate) fn poll_promote(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let mut leavers = Vec::new();
+        for slot in &mut self.slots {
+            let ready = |serial: Option<Serial>| {
+                serial.filter(|serial| self.processes.get(serial).is_some_and(|worker| worker.phase == Phase::Ready))
+            };
+            let (incumbent, replacement) = (ready(slot.incumbent), ready(slot.replacement));
+            if replacement.is_some() {
+                leavers.extend(slot.succeed());
+            }
+            for serial in [incumbent, replacement].into_iter().flatten() {
+                if let Some(worker) = self.processes.get_mut(&serial) {
+                    worker.phase = Phase::Serving { since: now };
+                    actions.push(Action::Send { to: serial, message: ToWorker::Promote });
+                }
+            }
+        }
+        for serial in leavers {
+            self.retire(serial, true, now, actions);
+        }
+    }
+
+    /// Sends one process away: a serving worker retires gracefully, everything else stops.
+    pub(crate) fn retire(&mut self, serial: Serial, successors: bool, now: Instant, actions: &mut Vec<Action>) {
+        let graceful = self.plan.graceful_timeout;
+        let drain_listeners = !successors && self.plan.drain_listeners;
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        match process.phase {
+            Phase::Serving { .. } => {
+                process.phase = Phase::Retiring { kill_at: now + graceful + MARGIN };
+                let deadline_ms = u64::try_from(graceful.as_millis()).unwrap_or(u64::MAX);
+                let message = ToWorker::Retire { deadline_ms, successors, drain_listeners };
+                actions.push(Action::Send { to: serial, message });
+                self.unseat(serial);
+            }
+            Phase::Booting { .. } | Phase::Ready => self.stop(serial, now, actions),
+            Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => {}
+        }
+    }
+
+    /// Tells one process to leave at once, whatever it does.
+    pub(crate) fn stop(&mut self, serial: Serial, now: Instant, actions: &mut Vec<Action>) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        match process.phase {
+            Phase::Booting { .. } | Phase::Ready | Phase::Serving { .. } | Phase::Retiring { .. } => {
+                process.phase = Phase::Stopping { kill_at: now + STOP_TIME };
+                actions.push(Action::Send { to: serial, message: ToWorker::Stop });
+                self.unseat(serial);
+            }
+            Phase::Faulted { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => self.unseat(serial),
+        }
+    }
+
+    /// Kills one process. One whose pid is not known cannot be killed; its channel is closed instead, which it (or the
+    /// mold that has not read the order yet) finds when it comes to life.
+    pub(crate) fn kill(&mut self, serial: Serial, why: Killed, now: Instant, actions: &mut Vec<Action>) {
+        self.unseat(serial);
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.pid.is_some() {
+            process.phase = Phase::Killed { why, forget_at: now + super::process::DEATH_TIME };
+            actions.push(Action::Kill { whom: serial });
+        } else {
+            self.processes.remove(&serial);
+            actions.push(Action::Abandon { whom: serial });
+        }
+    }
+
+    /// The whole generation leaves. Workers that serve retire; the mold and what still boots stop.
+    pub(crate) fn leave(&mut self, successors: bool, now: Instant, actions: &mut Vec<Action>) {
+        self.role = Role::Leaving;
+        for serial in self.serials() {
+            self.retire(serial, successors, now, actions);
+        }
+    }
+
+    /// The whole generation stops at once.
+    pub(crate) fn quit(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.role = Role::Leaving;
+        for serial in self.serials() {
+            self.stop(serial, now, actions);
+        }
+    }
+
+    /// Sends a message to every process that may read it.
+    pub(crate) fn tell_all(&self, message: &ToWorker, actions: &mut Vec<Action>) {
+        for process in self.processes.values() {
+            match process.phase {
+                Phase::Booting { .. } | Phase::Ready | Phase::Serving { .. } | Phase::Retiring { .. } => {
+                    actions.push(Action::Send { to: process.serial, message: message.clone() });
+                }
+                Phase::Faulted { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => {}
+            }
+        }
+    }
+
+    /// When something must be done if nothing happens before.
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let processes = self.processes.values().filter_map(Process::deadline).min();
+        let wants = |slot: &Slot| slot.vacant() || (slot.recycle.is_some() && slot.replacement.is_none());
+        let waits_to_fill = self.role != Role::Leaving && (self.mold.is_none() || self.slots.iter().any(wants));
+        let retry = if waits_to_fill { self.backoff.retry_at().filter(|at| *at > now) } else { None };
+        match (processes, retry) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn serials(&self) -> Vec<Serial> {
+        self.processes.keys().copied().collect()
+    }
+}
+
+fn next(serials: &mut u64) -> Serial {
+    *serials += 1;
+    Serial(*serials)
+}

@@ -1,0 +1,106 @@
+//! One mold or worker, as far as the decisions know it.
+//!
+//! Owns the phases of its life and their deadlines. Knows no fd. Invariant: a phase that must end has a deadline, so
+//! nothing that a process does or omits can hold the arbiter up.
+
+use super::event::Serial;
+use std::time::{Duration, Instant};
+
+/// From Stop to SIGKILL.
+pub(crate) const STOP_TIME: Duration = Duration::from_secs(2);
+
+/// A retiring worker ends itself at its deadline; so much later it is killed.
+pub(crate) const MARGIN: Duration = Duration::from_secs(1);
+
+/// From the end of a channel to the end of its process.
+pub(crate) const LOST_TIME: Duration = Duration::from_secs(2);
+
+/// From SIGKILL until a process that cannot die (uninterruptible sleep) is no longer waited for.
+pub(crate) const DEATH_TIME: Duration = Duration::from_secs(5);
+
+/// Where a process belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seat {
+    /// It forks the workers of its generation.
+    Mold,
+    /// It is a worker for this slot (numbered from 1).
+    Slot(u32),
+}
+
+/// A mold or a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    pub(crate) serial: Serial,
+    pub(crate) seat: Seat,
+    /// Known once the mold was spawned or the worker said hello.
+    pub(crate) pid: Option<i32>,
+    pub(crate) phase: Phase,
+    /// When its channel ended, if it did: the process should be gone at once.
+    pub(crate) lost: Option<Instant>,
+}
+
+/// What a process is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Ordered, then importing; not ready yet.
+    Booting { since: Instant, deadline: Option<Instant> },
+    /// It said that it cannot boot, and why; it is about to exit.
+    Faulted { kill_at: Instant },
+    /// It can fork, or serve; a worker waits for its promotion.
+    Ready,
+    /// Promoted.
+    Serving { since: Instant },
+    /// It finishes what it has begun.
+    Retiring { kill_at: Instant },
+    /// It was told to leave at once.
+    Stopping { kill_at: Instant },
+    /// It was sent SIGKILL.
+    Killed { why: Killed, forget_at: Instant },
+}
+
+/// Why a process was killed by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Killed {
+    /// It did not boot in time.
+    BootTimeout,
+    /// It did not leave in time.
+    Overdue,
+    /// It did not read its channel.
+    Unresponsive,
+    /// Its channel ended but it went on.
+    Lost,
+    /// It sent what is no message of ours.
+    Garbage,
+}
+
+impl Process {
+    /// A process that has just been ordered.
+    pub(crate) fn ordered(serial: Serial, seat: Seat, boot_timeout: Option<Duration>, now: Instant) -> Process {
+        let deadline = boot_timeout.map(|timeout| now + timeout);
+        Process { serial, seat, pid: None, phase: Phase::Booting { since: now, deadline }, lost: None }
+    }
+
+    /// Whether it may still become useful or is useful: it holds its seat.
+    pub(crate) fn seated(&self) -> bool {
+        match self.phase {
+            Phase::Booting { .. } | Phase::Ready | Phase::Serving { .. } => true,
+            Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => false,
+        }
+    }
+
+    /// When something must be done about it if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let phase = match self.phase {
+            Phase::Booting { deadline, .. } => deadline,
+            Phase::Faulted { kill_at } | Phase::Retiring { kill_at } | Phase::Stopping { kill_at } => Some(kill_at),
+            Phase::Killed { forget_at, .. } => Some(forget_at),
+            Phase::Ready | Phase::Serving { .. } => None,
+        };
+        // A process on its way out may close its channel before it ends; it has a deadline already.
+        let lost = self.lost.filter(|_| self.seated()).map(|at| at + LOST_TIME);
+        match (phase, lost) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What the supervisor has to say to whoever reads the log.
+//!
+//! Owns every sentence about the life of generations and workers, each with its level and its tags; one transition is
+//! one record, one traceback is one record. Knows no process. Invariant: a record that asks for action names the
+//! generation, the slot and the pid where there is one.
+
+use super::event::Exit;
+use super::process::Killed;
+use rgunicorn_protocol::{BootFault, BootFaultKind};
+use slog::{Logger, debug, error, info, o, warn};
+use std::fmt;
+use std::time::Duration;
+
+/// Which process a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tags {
+    pub(crate) generation: u32,
+    pub(crate) slot: Option<u32>,
+    pub(crate) pid: Option<i32>,
+}
+
+impl fmt::Display for Tags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.slot {
+            Some(slot) => write!(f, "worker {slot} of generation {}", self.generation)?,
+            None => write!(f, "the mold of generation {}", self.generation)?,
+        }
+        match self.pid {
+            Some(pid) => write!(f, " (pid {pid})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a mold or a worker did not become ready.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Fault {
+    /// What the process said of it; `None` if it said nothing.
+    pub(crate) kind: Option<BootFaultKind>,
+    /// One line.
+    pub(crate) message: String,
+    pub(crate) traceback: Option<String>,
+}
+
+impl From<BootFault> for Fault {
+    fn from(fault: BootFault) -> Fault {
+        Fault { kind: Some(fault.kind), message: fault.message, traceback: fault.traceback }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.traceback {
+            Some(traceback) => write!(f, "\n{}", traceback.trim_end()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Record {
+    /// The first generation could not be prepared: settings or listeners.
+    NotPrepared { reason: String },
+    /// The first generation could not be booted; the instance ends.
+    NotStarted { tags: Tags, fault: Fault },
+    /// A check ended well.
+    Checked { interpreter: String },
+    /// A generation serves.
+    Serves { generation: u32, workers: usize, interpreter: String, after: Duration },
+    /// A worker is ready.
+    WorkerReady { tags: Tags, after: Duration },
+    /// Something that a mold or a worker wants to be known.
+    Warning { tags: Tags, text: String },
+    /// A worker or a mold of the serving generation could not boot; it will be tried again.
+    BootFailed { tags: Tags, fault: Fault, retry: Duration },
+    /// A worker died that was not asked to. `served` is how long it served.
+    WorkerDied { tags: Tags, exit: Exit, served: Option<Duration>, retry: Duration },
+    /// A mold died that was not asked to.
+    MoldDied { tags: Tags, exit: Exit, preload: bool },
+    /// A process left as it was asked to.
+    Left { tags: Tags },
+    /// A process that was asked to leave did not end well.
+    LeftBadly { tags: Tags, exit: Exit },
+    /// A process was sent SIGKILL by us.
+    Killed { tags: Tags, why: Killed, graceful: Duration },
+    /// A worker's channel ended but the worker lives.
+    ChannelClosed { tags: Tags },
+    /// A process does not go away although it was killed.
+    Undead { tags: Tags },
+    /// A worker wants to be replaced.
+    Recycles { tags: Tags, reason: String },
+    /// A worker that retires says how much it still does.
+    Drains { tags: Tags, running: u32 },
+    /// The mold could not fork.
+    ForkFailed { tags: Tags, reason: String },
+    /// A reload has begun.
+    ReloadBegins { generation: u32, after_mold_died: bool },
+    /// A reload was ordered while one is running.
+    ReloadFolded { generation: u32 },
+    /// A reload could not be prepared; the generation in service goes on.
+    ReloadNotPrepared { generation: u32, serving: u32, reason: String },
+    /// The new generation was thrown away; the one in service goes on.
+    ReloadFailed { tags: Tags, serving: u32, fault: Fault },
+    /// The number of workers was changed by order.
+    Scaled { from: usize, to: u32 },
+    /// The number of workers is not changed: it is the least possible.
+    NotScaled,
+    /// An order that means nothing now.
+    OrderIgnored { order: &'static str, because: &'static str },
+    /// The instance stops.
+    Stops { graceful: Option<Duration> },
+    /// The instance stops faster than it was told before.
+    Hastens,
+    /// The instance has stopped.
+    Stopped,
+}
+
+impl Record {
+    /// Writes the record.
+    pub(crate) fn write(&self, log: &Logger) {
+        match self {
+            Record::NotPrepared { reason } => error!(log, "{}", reason),
+            Record::NotStarted { tags, fault } => {
+                error!(tagged(log, *tags), "The application could not be started: {}", fault);
+            }
+            Record::Checked { interpreter } => info!(log, "The application can be served by {}", interpreter),
+            Record::Serves { generation, workers, interpreter, after } => info!(
+                log,
+                "Generation {} serves with {} after {}: {}",
+                generation,
+                counted(*workers, "worker"),
+                seconds(*after),
+                interpreter;
+                "generation" => generation
+            ),
+            Record::WorkerReady { tags, after } => {
+                debug!(tagged(log, *tags), "{} is ready after {}", capital(*tags), seconds(*after));
+            }
+            Record::Warning { tags, text } => warn!(tagged(log, *tags), "{}", text),
+            Record::BootFailed { tags, fault, retry } => {
+                error!(tagged(log, *tags), "{} could not boot, {}: {}", capital(*tags), again(*retry), fault);
+            }
+            Record::WorkerDied { tags, exit, served, retry } => {
+                let when = match served {
+                    Some(served) => format!("after it served for {}", seconds(*served)),
+                    None => "while it waited for its promotion".to_owned(),
+                };
+                error!(
+                    tagged(log, *tags), "{} {} {}; a new one starts {}", capital(*tags), exit, when, delay(*retry);
+                    "exit" => exit.to_string()
+                );
+            }
+            Record::MoldDied { tags, exit, preload } => {
+                let then = if *preload {
+                    "What a new one would import may be newer code, so a whole new generation is booted"
+                } else {
+                    "A new one starts"
+                };
+                error!(tagged(log, *tags), "{} {}. {}", capital(*tags), exit, then; "exit" => exit.to_string());
+            }
+            Record::Left { tags } => debug!(tagged(log, *tags), "{} has left", capital(*tags)),
+            Record::LeftBadly { tags, exit } => {
+                warn!(tagged(log, *tags), "{} {} while it was leaving", capital(*tags), exit);
+            }
+            Record::Killed { tags, why, graceful } => match why {
+                Killed::BootTimeout => {
+                    debug!(tagged(log, *tags), "{} is killed: it did not boot in time", capital(*tags));
+                }
+                Killed::Overdue => error!(
+                    tagged(log, *tags),
+                    "{} is killed: it was to leave within {} (graceful_timeout) and did not",
+                    capital(*tags),
+                    seconds(*graceful)
+                ),
+                Killed::Unresponsive => error!(
+                    tagged(log, *tags),
+                    "{} is killed: it does not read its channel (stopped, or dead-locked)",
+                    capital(*tags)
+                ),
+                Killed::Lost => error!(
+                    tagged(log, *tags),
+                    "{} is killed: its channel ended but it went on",
+                    capital(*tags)
+                ),
+                Killed::Garbage => error!(
+                    tagged(log, *tags),
+                    "{} is killed: it sent what is no message of this version",
+                    capital(*tags)
+                ),
+            },
+            Record::ChannelClosed { tags } => error!(
+                tagged(log, *tags),
+                "{} has lost its channel but lives on (does the application close file descriptors that are not its \
+                 own?); it is replaced",
+                capital(*tags)
+            ),
+            Record::Undead { tags } => error!(
+                tagged(log, *tags),
+                "{} was killed but does not go away (uninterruptible sleep?); it is no longer waited for",
+                capital(*tags)
+            ),
+            Record::Recycles { tags, reason } => {
+                info!(tagged(log, *tags), "{} will be replaced: {}", capital(*tags), reason);
+            }
+            Record::Drains { tags, running } => {
+                debug!(
+                    tagged(log, *tags), "{} finishes {}", capital(*tags), counted(*running as usize, "request")
+                );
+            }
+            Record::ForkFailed { tags, reason } => error!(tagged(log, *tags), "The mold cannot fork: {}", reason),
+            Record::ReloadBegins { generation, after_mold_died } => {
+                let why = if *after_mold_died { " because the preloading mold died" } else { "" };
+                info!(log, "Generation {} boots{}", generation, why; "generation" => generation);
+            }
+            Record::ReloadFolded { generation } => info!(
+                log, "Generation {} still boots; another reload follows when that one is done", generation;
+                "generation" => generation
+            ),
+            Record::ReloadNotPrepared { generation, serving, reason } => error!(
+                log, "The reload has failed and generation {} goes on: {}", serving, reason;
+                "generation" => generation
+            ),
+            Record::ReloadFailed { tags, serving, fault } => error!(
+                tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault
+            ),
+            Record::Scaled { from, to } => info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from),
+            Record::NotScaled => warn!(log, "One worker is the least"),
+            Record::OrderIgnored { order, because } => warn!(log, "{} is ignored: {}", order, because),
+            Record::Stops { graceful: Some(graceful) } => {
+                info!(log, "Stopping: requests in flight have {} to finish", seconds(*graceful));
+            }
+            Record::Stops { graceful: None } => info!(log, "Stopping at once"),
+            Record::Hastens => warn!(log, "Stopping faster: told so again"),
+            Record::Stopped => info!(log, "Stopped"),
+        }
+    }
+}
+
+fn tagged(log: &Logger, tags: Tags) -> Logger {
+    let log = log.new(o!("generation" => tags.generation));
+    let log = match tags.slot {
+        Some(slot) => log.new(o!("slot" => slot)),
+        None => log,
+    };
+    match tags.pid {
+        Some(pid) => log.new(o!("worker_pid" => pid)),
+        None => log,
+    }
+}
+
+/// The tags at the start of a sentence.
+fn capital(tags: Tags) -> String {
+    let text = tags.to_string();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
+}
+
+/// `1 worker`, `2 workers`.
+pub(crate) fn counted(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// A duration as people say it: `0.25 s`, `30 s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds >= 10.0 || duration.subsec_millis() == 0 {
+        format!("{seconds:.0} s")
+    } else {
+        format!("{seconds:.2} s")
+    }
+}
+
+fn delay(retry: Duration) -> String {
+    if retry.is_zero() { "at once".into() } else { format!("in {}", seconds(retry)) }
+}
+
+fn again(retry: Duration) -> String {
+    if retry.is_zero() { "tried again at once".into() } else { format!("tried again in {}", seconds(retry)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_numbers_read_like_prose() {
+        assert_eq!(seconds(Duration::from_millis(250)), "0.25 s");
+        assert_eq!(seconds(Duration::from_secs(30)), "30 s");
+        assert_eq!(counted(1, "worker"), "1 worker");
+        assert_eq!(counted(0, "worker"), "0 workers");
+    }
+
+    #[test]
+    fn a_fault_is_its_line_and_then_its_traceback() {
+        let fault = Fault { kind: None, message: "no".into(), traceback: Some("Traceback\n  x\n".into()) };
+        assert_eq!(fault.to_string(), "no\nTraceback\n  x");
+    }
+}
