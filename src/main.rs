@@ -1,8 +1,10 @@
 //! The daemon's front door: an exit-code adapter around `run`.
 
 mod exit;
+mod listeners;
 mod settings;
 mod supervisor;
+mod systemd;
 
 use exit::Exit;
 use settings::{Invocation, Settings};

@@ -167,7 +167,8 @@ impl State {
             (Order::Reload, Life::Starting) => self.reload_wanted = true,
             (Order::Reload, Life::Serving) => self.order_reload(actions),
             (Order::Reload, Life::Stopping { .. }) => {
-                actions.push(Action::Record(Record::OrderIgnored { order: "The reload", because: "the instance stops" }));
+                actions
+                    .push(Action::Record(Record::OrderIgnored { order: "The reload", because: "the instance stops" }));
             }
             (Order::ReopenLogs, Life::Starting | Life::Serving | Life::Stopping { .. }) => {
                 actions.push(Action::ReopenLogs);
@@ -464,10 +465,8 @@ impl State {
             let Some(process) = generation.processes.get_mut(&serial) else { continue };
             match process.phase {
                 Phase::Booting { since, deadline } if deadline.is_some_and(|at| at <= now) => {
-                    let message = format!(
-                        "not ready after {} (boot_timeout)",
-                        seconds(now.saturating_duration_since(since))
-                    );
+                    let message =
+                        format!("not ready after {} (boot_timeout)", seconds(now.saturating_duration_since(since)));
                     self.handle_boot_failure(serial, Fault { kind: None, message, traceback: None }, now, actions);
                     self.kill(serial, Killed::BootTimeout, now, actions);
                 }
@@ -496,7 +495,8 @@ impl State {
 
     /// Promotes the incoming generation once all of it is ready, and sends the old one away in the same breath.
     fn settle_incoming(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(number) = self.incoming().filter(|incoming| incoming.complete()).map(|incoming| incoming.number) else {
+        let Some(number) = self.incoming().filter(|incoming| incoming.complete()).map(|incoming| incoming.number)
+        else {
             return;
         };
         if self.purpose == Purpose::Check {
@@ -605,9 +605,9 @@ impl State {
                 for generation in &mut self.generations {
                     for process in generation.processes.values_mut() {
                         match &mut process.phase {
-                            Phase::Stopping { kill_at }
-                            | Phase::Retiring { kill_at }
-                            | Phase::Faulted { kill_at } => *kill_at = now,
+                            Phase::Stopping { kill_at } | Phase::Retiring { kill_at } | Phase::Faulted { kill_at } => {
+                                *kill_at = now
+                            }
                             Phase::Booting { .. } | Phase::Ready | Phase::Serving { .. } | Phase::Killed { .. } => {}
                         }
                     }

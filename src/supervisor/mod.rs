@@ -1,5 +1,15 @@
 //! The arbiter: supervises the generations of one instance.
 
+mod action;
+mod backoff;
+mod decide;
+mod event;
+mod generation;
+mod process;
+mod record;
+mod slot;
+mod status;
+
 use crate::exit::Exit;
 use crate::settings::{Invocation, Settings};
 

@@ -179,11 +179,9 @@ impl Record {
                     "{} is killed: it does not read its channel (stopped, or dead-locked)",
                     capital(*tags)
                 ),
-                Killed::Lost => error!(
-                    tagged(log, *tags),
-                    "{} is killed: its channel ended but it went on",
-                    capital(*tags)
-                ),
+                Killed::Lost => {
+                    error!(tagged(log, *tags), "{} is killed: its channel ended but it went on", capital(*tags))
+                }
                 Killed::Garbage => error!(
                     tagged(log, *tags),
                     "{} is killed: it sent what is no message of this version",
@@ -205,9 +203,7 @@ impl Record {
                 info!(tagged(log, *tags), "{} will be replaced: {}", capital(*tags), reason);
             }
             Record::Drains { tags, running } => {
-                debug!(
-                    tagged(log, *tags), "{} finishes {}", capital(*tags), counted(*running as usize, "request")
-                );
+                debug!(tagged(log, *tags), "{} finishes {}", capital(*tags), counted(*running as usize, "request"));
             }
             Record::ForkFailed { tags, reason } => error!(tagged(log, *tags), "The mold cannot fork: {}", reason),
             Record::ReloadBegins { generation, after_mold_died } => {
@@ -222,10 +218,12 @@ impl Record {
                 log, "The reload has failed and generation {} goes on: {}", serving, reason;
                 "generation" => generation
             ),
-            Record::ReloadFailed { tags, serving, fault } => error!(
-                tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault
-            ),
-            Record::Scaled { from, to } => info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from),
+            Record::ReloadFailed { tags, serving, fault } => {
+                error!(tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault)
+            }
+            Record::Scaled { from, to } => {
+                info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from)
+            }
             Record::NotScaled => warn!(log, "One worker is the least"),
             Record::OrderIgnored { order, because } => warn!(log, "{} is ignored: {}", order, because),
             Record::Stops { graceful: Some(graceful) } => {
@@ -265,11 +263,7 @@ pub(crate) fn counted(number: usize, what: &str) -> String {
 /// A duration as people say it: `0.25 s`, `30 s`.
 pub(crate) fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
-    if seconds >= 10.0 || duration.subsec_millis() == 0 {
-        format!("{seconds:.0} s")
-    } else {
-        format!("{seconds:.2} s")
-    }
+    if seconds >= 10.0 || duration.subsec_millis() == 0 { format!("{seconds:.0} s") } else { format!("{seconds:.2} s") }
 }
 
 fn delay(retry: Duration) -> String {

@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn a_replacement_takes_the_place_when_it_is_put_there_or_when_the_incumbent_is_gone() {
-        let both = Slot { number: 1, incumbent: Some(Serial(1)), replacement: Some(Serial(2)), recycle: Some("x".into()) };
+        let both =
+            Slot { number: 1, incumbent: Some(Serial(1)), replacement: Some(Serial(2)), recycle: Some("x".into()) };
         let after = Slot { number: 1, incumbent: Some(Serial(2)), replacement: None, recycle: None };
 
         let mut slot = both.clone();

@@ -50,5 +50,10 @@ impl State {
 
 fn boots(generation: &Generation) -> String {
     let want = generation.slots.len();
-    format!("generation {} boots, {} of {} ready", generation.number, generation.counts().ready, counted(want, "worker"))
+    format!(
+        "generation {} boots, {} of {} ready",
+        generation.number,
+        generation.counts().ready,
+        counted(want, "worker")
+    )
 }

@@ -1,0 +1,338 @@
+//! Listening sockets: adopted from systemd or from whoever started us, or bound here.
+//!
+//! Owns the sockets and their identity: a reload that wants an address which is open keeps the very same socket, with
+//! its backlog, and never closes and reopens it. Knows nothing of workers; they are lent duplicates. Invariant: a socket
+//! is closed (and its file removed, if we made it) when the last generation that uses it is gone; activated ones live
+//! as long as the process.
+
+mod bind;
+mod holder;
+
+use crate::settings::{Bind, Settings};
+use crate::systemd::activation::{Activated, verify};
+use rgunicorn_protocol::ListenerAddress;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+
+/// Most listeners of an instance: they travel in one message beside the handoff and the scoreboard.
+const MOST: usize = 200;
+
+/// An open listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    fd: OwnedFd,
+    /// What it is bound to, the port being the real one.
+    pub(crate) address: ListenerAddress,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// Passed by systemd under this number and name.
+    Activated { number: i32, name: String },
+    /// Found open under the number that `bind = "fd://N"` names.
+    Inherited { number: i32 },
+    /// Made here for this entry of `bind`.
+    Bound { wanted: Bind, file: Option<SocketFile> },
+}
+
+/// The file of a unix socket that we made: removed together with it, if it is still the same file.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        use std::os::unix::fs::MetadataExt;
+        let same = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode);
+        if same {
+            // If it cannot be removed the next start finds it stale and says so.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener {
+    /// Whether we made it, so that nobody else keeps its backlog.
+    pub(crate) fn is_own(&self) -> bool {
+        match self.origin {
+            Origin::Bound { .. } | Origin::Inherited { .. } => true,
+            Origin::Activated { .. } => false,
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// `http://127.0.0.1:8000`, `unix:/run/app.sock`, for records.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            ListenerAddress::Tcp { address } => write!(f, "http://{address}")?,
+            ListenerAddress::Unix { path } => write!(f, "unix:{path}")?,
+        }
+        match &self.origin {
+            Origin::Activated { name, .. } => write!(f, " ({name}, from systemd)"),
+            Origin::Inherited { number } => write!(f, " (fd {number})"),
+            Origin::Bound { .. } => Ok(()),
+        }
+    }
+}
+
+/// The listeners of one generation, and what the operator should know of how they came about.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) listeners: Vec<Rc<Listener>>,
+    /// Those of them that were not open before.
+    pub(crate) new: Vec<Rc<Listener>>,
+    pub(crate) remarks: Vec<String>,
+}
+
+/// All listeners of the process.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    activated: Vec<Rc<Listener>>,
+    open: Vec<Weak<Listener>>,
+    /// Remarks are made once.
+    remarked: Vec<String>,
+}
+
+impl Listeners {
+    /// Takes over what systemd passed.
+    pub(crate) fn adopt(activated: Vec<Activated>) -> Listeners {
+        let adopt = |socket: Activated| {
+            let origin = Origin::Activated { number: socket.number, name: socket.name };
+            Rc::new(Listener { fd: socket.fd, address: socket.address, origin })
+        };
+        Listeners { activated: activated.into_iter().map(adopt).collect(), open: Vec::new(), remarked: Vec::new() }
+    }
+
+    /// Opens what the settings want and is not open yet. The order is that of systemd, then that of `bind`.
+    ///
+    /// # Errors
+    /// A sentence that names the address, why it cannot be listened on and what to do. Nothing has changed then: what
+    /// was opened on the way is closed again.
+    pub(crate) fn open(&mut self, settings: &Settings) -> Result<Opened, String> {
+        self.open.retain(|listener| listener.strong_count() > 0);
+        let mut opened = Opened { listeners: self.activated.clone(), new: Vec::new(), remarks: Vec::new() };
+        // A default gives way to what systemd passes; what somebody has set is wanted in addition.
+        let wanted: &[Bind] = if settings.bind_is_set || self.activated.is_empty() { &settings.bind } else { &[] };
+        for wanted in wanted {
+            self.open_one(wanted, settings, &mut opened)?;
+        }
+        if opened.listeners.len() > MOST {
+            return Err(format!(
+                "bind: {} listeners are more than the {MOST} that are possible",
+                opened.listeners.len()
+            ));
+        }
+        self.open.extend(opened.new.iter().map(Rc::downgrade));
+        opened.remarks.retain(|remark| !self.remarked.contains(remark));
+        self.remarked.extend(opened.remarks.iter().cloned());
+        Ok(opened)
+    }
+
+    fn open_one(&self, wanted: &Bind, settings: &Settings, opened: &mut Opened) -> Result<(), String> {
+        if let Some(found) = self.find_open(wanted, opened) {
+            if !opened.listeners.iter().any(|listener| Rc::ptr_eq(listener, &found)) {
+                opened.listeners.push(found);
+            }
+            return Ok(());
+        }
+        if let Some(found) = self.activated.iter().find(|listener| is_bound_to(listener, wanted)) {
+            opened.remarks.push(format!("bind = \"{wanted}\" is what systemd passes: {found}"));
+            return Ok(());
+        }
+        let listener = match wanted {
+            Bind::FdName(name) => {
+                let names: Vec<&str> = self.activated.iter().filter_map(|listener| listener.fd_name()).collect();
+                let passed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                return Err(format!(
+                    "bind = \"{wanted}\": systemd passed no socket with FileDescriptorName={name} (it passed: {passed})"
+                ));
+            }
+            Bind::Fd(number) => {
+                inherit(*number).map_err(|wrong| format!("bind = \"{wanted}\": fd {number} {wrong}"))?
+            }
+            Bind::Tcp { .. } | Bind::Unix(_) | Bind::UnixAbstract(_) => {
+                let (fd, address, file) =
+                    bind::bind(wanted, settings).map_err(|wrong| format!("cannot listen on {wanted}: {wrong}"))?;
+                Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), file } }
+            }
+        };
+        if !self.activated.is_empty() {
+            opened.remarks.push(format!(
+                "bind = \"{wanted}\" is listened on in addition to what systemd passes ({}); remove it from the settings if \
+                 it is not wanted",
+                self.activated.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        let listener = Rc::new(listener);
+        opened.listeners.push(Rc::clone(&listener));
+        opened.new.push(listener);
+        Ok(())
+    }
+
+    /// A socket that was opened for the same entry of `bind`, now or by an earlier reading of the settings.
+    fn find_open(&self, wanted: &Bind, opened: &Opened) -> Option<Rc<Listener>> {
+        let earlier = self.open.iter().filter_map(Weak::upgrade);
+        let activated = self.activated.iter().cloned();
+        opened.new.iter().cloned().chain(earlier).chain(activated).find(|listener| match (&listener.origin, wanted) {
+            (Origin::Bound { wanted: before, .. }, wanted) => before == wanted,
+            (Origin::Inherited { number } | Origin::Activated { number, .. }, Bind::Fd(wanted)) => number == wanted,
+            (Origin::Activated { name, .. }, Bind::FdName(wanted)) => name == wanted,
+            (Origin::Inherited { .. } | Origin::Activated { .. }, _) => false,
+        })
+    }
+}
+
+impl Listener {
+    fn fd_name(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Activated { name, .. } => Some(name),
+            Origin::Inherited { .. } | Origin::Bound { .. } => None,
+        }
+    }
+}
+
+/// Whether a socket listens exactly where an entry of `bind` wants it.
+fn is_bound_to(listener: &Listener, wanted: &Bind) -> bool {
+    match (&listener.address, wanted) {
+        (ListenerAddress::Tcp { address }, Bind::Tcp { host, port }) => {
+            let host = if host.is_empty() { "0.0.0.0" } else { host };
+            address.port() == *port && host.parse() == Ok(address.ip())
+        }
+        (ListenerAddress::Unix { path }, Bind::Unix(wanted)) => std::path::Path::new(path) == wanted,
+        (ListenerAddress::Unix { path }, Bind::UnixAbstract(name)) => path.strip_prefix('@') == Some(name),
+        (ListenerAddress::Tcp { .. } | ListenerAddress::Unix { .. }, _) => false,
+    }
+}
+
+/// Takes over a socket that was open under this number when we were started.
+fn inherit(number: i32) -> Result<Listener, String> {
+    use std::os::fd::FromRawFd;
+    // Our own fds are CLOEXEC from birth, those that we were started with are not: so only the latter can be meant.
+    // SAFETY: F_GETFD only asks; an fd that is not open is answered by EBADF.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err("is not open".into());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err("is one of the arbiter's own and was not inherited".into());
+    }
+    // SAFETY: the fd is open, was inherited, and is taken once: from now on it is CLOEXEC, see above.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match verify(&fd) {
+        Ok(address) => Ok(Listener { fd, address, origin: Origin::Inherited { number } }),
+        Err(wrong) => {
+            // It stays open: somebody else may have a use for it.
+            std::mem::forget(fd);
+            Err(wrong)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn settings(bind: &[Bind]) -> Settings {
+        Settings { bind: bind.to_vec(), bind_is_set: true, backlog: 16, ..Settings::default() }
+    }
+
+    fn local() -> Bind {
+        Bind::Tcp { host: "127.0.0.1".into(), port: 0 }
+    }
+
+    fn activated(name: &str) -> Activated {
+        let fd: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
+        let address = verify(&fd).unwrap();
+        Activated { name: name.into(), number: 3, fd, address }
+    }
+
+    #[test]
+    fn a_second_reading_keeps_the_same_socket_and_closes_what_nobody_uses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let unix = Bind::Unix(path.clone());
+        let mut listeners = Listeners::default();
+        let first = listeners.open(&settings(&[local(), unix])).unwrap();
+        let second = listeners.open(&settings(&[local()])).unwrap();
+        assert!(Rc::ptr_eq(&first.listeners[0], &second.listeners[0]));
+        assert!(second.new.is_empty());
+        assert!(path.exists());
+        drop(first);
+        assert!(!path.exists(), "the file goes with the last user of its socket");
+    }
+
+    #[test]
+    fn a_default_bind_gives_way_to_activated_sockets_and_a_set_one_does_not() {
+        let mut listeners = Listeners::adopt(vec![activated("web")]);
+        let silent = Settings { bind_is_set: false, ..settings(&[local()]) };
+        let opened = listeners.open(&silent).unwrap();
+        assert_eq!((opened.listeners.len(), opened.remarks.len()), (1, 0));
+        assert!(opened.listeners[0].to_string().ends_with("(web, from systemd)"));
+
+        let opened = listeners.open(&settings(&[local()])).unwrap();
+        assert_eq!((opened.listeners.len(), opened.remarks.len()), (2, 1));
+        assert!(opened.remarks[0].contains("in addition"));
+
+        let opened = listeners.open(&settings(&[Bind::FdName("web".into())])).unwrap();
+        assert_eq!(opened.listeners.len(), 1);
+        let wrong = listeners.open(&settings(&[Bind::FdName("admin".into())])).unwrap_err();
+        assert!(wrong.contains("admin") && wrong.contains("web"), "{wrong}");
+    }
+
+    #[test]
+    fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let mut listeners = Listeners::default();
+        let ours = listeners.open(&settings(&[Bind::Unix(path.clone())])).unwrap();
+        UnixStream::connect(&path).unwrap();
+
+        let wrong = Listeners::default().open(&settings(&[Bind::Unix(path.clone())])).unwrap_err();
+        assert!(wrong.contains(&format!("pid {}", std::process::id())), "{wrong}");
+        UnixStream::connect(&path).unwrap();
+        drop(ours);
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious");
+        std::fs::write(&path, "data").unwrap();
+        let wrong = Listeners::default().open(&settings(&[Bind::Unix(path.clone())])).unwrap_err();
+        assert!(wrong.contains("not a socket"), "{wrong}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    }
+
+    #[test]
+    fn an_address_in_use_names_who_holds_it() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let bind = Bind::Tcp { host: "127.0.0.1".into(), port: holder.local_addr().unwrap().port() };
+        let wrong = Listeners::default().open(&settings(&[bind])).unwrap_err();
+        assert!(wrong.contains("in use") && wrong.contains(&format!("pid {}", std::process::id())), "{wrong}");
+    }
+
+    #[test]
+    fn both_wildcards_can_be_bound_to_one_port() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let both = [Bind::Tcp { host: "0.0.0.0".into(), port }, Bind::Tcp { host: "::".into(), port }];
+        if std::net::TcpListener::bind("[::1]:0").is_ok() {
+            assert_eq!(Listeners::default().open(&settings(&both)).unwrap().listeners.len(), 2);
+        }
+    }
+}
