@@ -1,1 +1,25 @@
-//! x
+//! The event loop of a worker: epoll set, accept policy, timers, buffers, spooled bodies, the standby. No Python.
+//!
+//! A lane asks [`Reactor::next`] for a request and gets an [`Exchange`], which is the connection itself until the response
+//! is finished; [`Reactor::wait`] blocks until there is something to do. The HTTP rules are those of `rgunicorn-http`.
+
+mod body;
+mod connection;
+mod control;
+mod exchange;
+mod hands;
+mod listener;
+mod outbox;
+mod reactor;
+mod settings;
+mod standby;
+mod sys;
+mod table;
+mod timers;
+mod token;
+
+pub use body::{BufferedBody, Spool, SpoolError};
+pub use exchange::{BodyError, Exchange, Finished, Flow, SendError};
+pub use hands::Hands;
+pub use reactor::{Next, Reactor};
+pub use settings::{ReactorSettings, seconds};

@@ -1,0 +1,467 @@
+//! One connection outside the application: receives a request, flushes a response, lingers, ends.
+//!
+//! Owns the socket, the engine's state and the bytes in between. Every call is non-blocking and is made by the one
+//! thread that has the connection's box. Knows no epoll set and no lane. The HTTP rules are the engine's; here is only
+//! where bytes come from and go to.
+
+use crate::body::{BufferedBody, SpoolError};
+use crate::hands::{Hands, KEEP_SMALL, READ_SIZE};
+use crate::outbox::{Flushed, Outbox};
+use crate::settings::ReactorSettings;
+use crate::sys;
+use crate::table::{Happened, SharedOutbox};
+use crate::token::Token;
+use rgunicorn_http::{self as http, Eof, Expired, Framing, Head, ProxyHeader, Rejection, Step, Trust};
+use slog::Logger;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a lingering close waits for the client's FIN (RFC 9112 section 9.6; nginx's and Apache's order of size).
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that a lingering close reads and forgets before it gives up on a client that goes on sending.
+const LINGER_BYTES: usize = 1 << 20;
+/// Reads in one turn, so that one fast client does not hold the thread.
+const READS_PER_TURN: usize = 16;
+
+/// What a connection does next.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waits for a request or receives one.
+    Receiving,
+    /// Its request is complete and waits for a lane, or is in the application.
+    Answering,
+    /// The response is complete, but the socket did not take all of it.
+    Flushing { keep_alive: bool, deadline: Option<Instant> },
+    /// FIN is sent; what still comes is read and forgotten.
+    Lingering { deadline: Instant, left: usize },
+}
+
+/// What the thread that advanced a connection does with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Puts it back: it waits for the next event or its deadline.
+    Keep,
+    /// Its request wants a lane.
+    Request,
+    /// Ends it.
+    End,
+}
+
+/// What a connection needs to know of its worker.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) settings: &'a ReactorSettings,
+    pub(crate) log: &'a Logger,
+    /// The worker retires: no connection stays once it is idle.
+    pub(crate) retiring: bool,
+    pub(crate) now: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) token: Token,
+    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) engine: http::Connection,
+    /// Received bytes; those before `start` are consumed.
+    pub(crate) input: Vec<u8>,
+    pub(crate) start: usize,
+    pub(crate) phase: Phase,
+    pub(crate) trust: Trust,
+    /// The other end of the socket; none on unix sockets.
+    pub(crate) peer: Option<SocketAddr>,
+    /// What a PROXY header said.
+    pub(crate) proxied: Option<Box<ProxyHeader>>,
+    /// Which listener it came from.
+    pub(crate) listener: u32,
+    pub(crate) head: Option<Box<Head>>,
+    /// The bytes that the head's spans are of.
+    pub(crate) head_bytes: Vec<u8>,
+    pub(crate) body: Option<Box<BufferedBody>>,
+    pub(crate) outbox: Option<SharedOutbox>,
+    /// When the request was complete: its queue time runs from here.
+    pub(crate) complete: Option<Instant>,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        token: Token,
+        socket: OwnedFd,
+        peer: Option<SocketAddr>,
+        listener: u32,
+        settings: &ReactorSettings,
+        now: Instant,
+    ) -> Connection {
+        Connection {
+            token,
+            socket: Arc::new(socket),
+            engine: http::Connection::new(&settings.policy, now),
+            input: Vec::new(),
+            start: 0,
+            phase: Phase::Receiving,
+            trust: settings.trust(peer.map(|address| address.ip())),
+            peer,
+            proxied: None,
+            listener,
+            head: None,
+            head_bytes: Vec::new(),
+            body: None,
+            outbox: None,
+            complete: None,
+        }
+    }
+
+    /// When somebody must look at the connection though nothing happened.
+    pub(crate) fn deadline(&self, settings: &ReactorSettings) -> Option<Instant> {
+        match &self.phase {
+            Phase::Receiving => self.engine.deadline(),
+            Phase::Answering => {
+                self.complete.filter(|_| !settings.queue_timeout.is_zero()).map(|at| at + settings.queue_timeout)
+            }
+            Phase::Flushing { deadline, .. } => *deadline,
+            Phase::Lingering { deadline, .. } => Some(*deadline),
+        }
+    }
+
+    /// Whether it waits for a request of which no byte has come.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Receiving) && self.unread() == 0 && self.engine.is_idle()
+    }
+
+    /// Received bytes that are not consumed.
+    pub(crate) fn unread(&self) -> usize {
+        self.input.len() - self.start
+    }
+
+    /// Goes as far as it can.
+    pub(crate) fn advance(&mut self, happened: Happened, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        if happened.expired {
+            match self.expire(hands, around) {
+                Verdict::Keep => {}
+                verdict => return verdict,
+            }
+        }
+        if matches!(self.phase, Phase::Flushing { .. }) {
+            match self.flush(hands, around) {
+                Verdict::Keep if matches!(self.phase, Phase::Receiving) => {}
+                verdict => return verdict,
+            }
+        }
+        match self.phase {
+            Phase::Receiving => self.receive(happened, hands, around),
+            Phase::Lingering { .. } => self.linger(hands),
+            Phase::Answering | Phase::Flushing { .. } => Verdict::Keep,
+        }
+    }
+
+    fn expire(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        match self.phase {
+            Phase::Receiving => match self.engine.handle_timeout(around.now) {
+                Expired::NotYet => Verdict::Keep,
+                Expired::Idle => Verdict::End,
+                Expired::Rejected(rejection) => self.reject(&rejection, hands, around),
+            },
+            Phase::Flushing { .. } => {
+                slog::info!(around.log, "a client stopped reading its response and was disconnected";
+                    "remote_addr" => self.peer_text(), "setting" => "send_timeout");
+                Verdict::End
+            }
+            Phase::Lingering { .. } => Verdict::End,
+            Phase::Answering => Verdict::Keep,
+        }
+    }
+
+    fn receive(&mut self, happened: Happened, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        let mut may_read = happened.readable || happened.gone;
+        for _ in 0..READS_PER_TURN {
+            if self.unread() > 0 {
+                match self.parse(hands, around) {
+                    Verdict::Keep => {}
+                    verdict => return verdict,
+                }
+            }
+            if around.retiring && self.is_idle() {
+                return Verdict::End;
+            }
+            if !may_read {
+                self.settle_input(hands);
+                return Verdict::Keep;
+            }
+            self.make_room(hands);
+            let room = self.input.capacity() - self.input.len();
+            match sys::receive(self.socket.as_fd(), &mut self.input) {
+                Ok(0) => return self.end_of_input(hands, around),
+                // Less than there was room for: the socket is empty, and a later byte or FIN is a new edge (epoll(7)).
+                Ok(n) => may_read = n == room || happened.gone,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => may_read = false,
+                Err(_) => return Verdict::End,
+            }
+        }
+        Verdict::Keep
+    }
+
+    /// Asks the engine about what has arrived until it wants more or a request is complete.
+    fn parse(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        let policy = &around.settings.policy;
+        loop {
+            let head = self.head.get_or_insert_with(|| hands.head());
+            let input = &self.input[self.start..];
+            match self.engine.handle_input(policy, self.trust, input, head, around.now) {
+                Step::NeedMore | Step::Wait => return Verdict::Keep,
+                Step::Skip { consumed } => self.start += consumed,
+                Step::Proxied { consumed, header } => {
+                    self.start += consumed;
+                    self.proxied = Some(Box::new(header));
+                }
+                Step::Request { consumed } => {
+                    let whole = matches!(head.framing, Framing::None);
+                    let length = match head.framing {
+                        Framing::None | Framing::Chunked => None,
+                        Framing::Length(length) => Some(length),
+                    };
+                    self.take_head_bytes(consumed, hands);
+                    if !whole {
+                        if !around.settings.request_buffering {
+                            return self.complete(around);
+                        }
+                        self.body = Some(Box::new(BufferedBody::new(length, &around.settings.spool)));
+                        if self.engine.wants_continue() {
+                            hands.out.clear();
+                            self.engine.send_continue(&mut hands.out);
+                            // 25 bytes that do not fit mean a client that has stopped reading long ago; it will see
+                            // the final response instead, or nothing.
+                            let _ = sys::send(self.socket.as_fd(), &hands.out);
+                        }
+                    }
+                }
+                Step::Data { consumed, data } => {
+                    let start = self.start;
+                    self.start += consumed;
+                    if let Some(body) = &mut self.body {
+                        let data = &self.input[start + data.start..start + data.end];
+                        if let Err(error) = body.append(data, &around.settings.spool) {
+                            return self.cannot_spool(&error, hands, around);
+                        }
+                    }
+                }
+                Step::End { consumed } => {
+                    self.start += consumed;
+                    return self.complete(around);
+                }
+                Step::Rejected(rejection) => return self.reject(&rejection, hands, around),
+                Step::Closed => return Verdict::End,
+            }
+            if self.start == self.input.len() && self.body.is_some() {
+                self.input.clear();
+                self.start = 0;
+            }
+        }
+    }
+
+    fn complete(&mut self, around: &Surroundings<'_>) -> Verdict {
+        self.phase = Phase::Answering;
+        self.complete = Some(around.now);
+        Verdict::Request
+    }
+
+    /// Keeps the head's bytes apart, so that input can come and go while the head is in use. When the head is all there
+    /// is, the buffer itself changes hands and nothing is copied.
+    fn take_head_bytes(&mut self, consumed: usize, hands: &mut Hands) {
+        if self.start == 0 && consumed == self.input.len() {
+            self.head_bytes = std::mem::take(&mut self.input);
+        } else {
+            let mut bytes = hands.buffer();
+            bytes.extend_from_slice(&self.input[self.start..self.start + consumed]);
+            self.head_bytes = bytes;
+            self.start += consumed;
+        }
+    }
+
+    /// Room for one read behind what is unread.
+    pub(crate) fn make_room(&mut self, hands: &mut Hands) {
+        if self.start == self.input.len() {
+            self.input.clear();
+            self.start = 0;
+            if self.input.capacity() < READ_SIZE {
+                self.input = hands.buffer();
+            }
+        } else if self.input.capacity() - self.input.len() < READ_SIZE / 4 {
+            self.input.drain(..self.start);
+            self.start = 0;
+            let room = self.input.len().max(READ_SIZE);
+            self.input.reserve(room);
+        }
+    }
+
+    /// Gives buffers back before a wait: what is idle holds none, what holds little gets a small one.
+    fn settle_input(&mut self, hands: &mut Hands) {
+        let unread = self.unread();
+        if unread == 0 {
+            self.start = 0;
+            hands.keep_buffer(std::mem::take(&mut self.input));
+            if self.engine.is_idle()
+                && let Some(head) = self.head.take()
+            {
+                hands.keep_head(head);
+            }
+        } else if unread <= KEEP_SMALL && self.input.capacity() > KEEP_SMALL {
+            let small = self.input[self.start..].to_vec();
+            self.start = 0;
+            hands.keep_buffer(std::mem::replace(&mut self.input, small));
+        }
+    }
+
+    /// FIN. A complete request that came before it was dealt with before; what is begun can never become complete.
+    fn end_of_input(&mut self, _hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        match self.engine.handle_eof() {
+            Eof::Clean => {}
+            Eof::Truncated => {
+                slog::debug!(around.log, "a client left in the middle of its request";
+                    "remote_addr" => self.peer_text());
+            }
+        }
+        Verdict::End
+    }
+
+    fn cannot_spool(&mut self, error: &SpoolError, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        let status = match error {
+            SpoolError::Full => {
+                slog::warn!(around.log, "a request body was refused with 503: all bodies on disk together reach \
+                    spool_limit; raise it, or lower limit_request_body"; "remote_addr" => self.peer_text());
+                503
+            }
+            SpoolError::Failure(error) => {
+                slog::error!(around.log, "a request body could not be kept in /var/tmp and was refused with 500; free \
+                    space there or raise request_buffer"; "error" => %error, "remote_addr" => self.peer_text());
+                500
+            }
+        };
+        self.answer_error(status, hands, around)
+    }
+
+    fn reject(&mut self, rejection: &Rejection, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        slog::info!(around.log, "a request was refused: {}", rejection.rule.text();
+            "rule" => rejection.rule.id(), "source" => rejection.rule.source(), "status" => rejection.status(),
+            "remote_addr" => self.peer_text(), "excerpt" => String::from_utf8_lossy(rejection.excerpt.as_bytes()).escape_debug().to_string());
+        hands.out.clear();
+        let date = hands.date.now();
+        self.engine.reject(rejection, &date, &mut hands.out);
+        self.send_last(hands, around)
+    }
+
+    /// A response of the server's own that ends the connection: `status` with its short body.
+    pub(crate) fn answer_error(&mut self, status: u16, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        hands.out.clear();
+        let date = hands.date.now();
+        http::write_error(status, &date, &around.settings.policy.server_header, &mut hands.out);
+        self.send_last(hands, around)
+    }
+
+    /// Sends `hands.out` as the last thing on this connection and lingers. What the socket does not take of a short
+    /// response is lost: such a client does not read.
+    fn send_last(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        self.body = None;
+        match sys::send(self.socket.as_fd(), &hands.out) {
+            Ok(n) if n == hands.out.len() => self.begin_lingering(hands, around.now),
+            Ok(_) | Err(_) => Verdict::End,
+        }
+    }
+
+    /// FIN, then reading until the client's FIN, so that a RST for late bytes does not take the response from the
+    /// client's buffer (RFC 9112 section 9.6).
+    pub(crate) fn begin_lingering(&mut self, hands: &mut Hands, now: Instant) -> Verdict {
+        sys::finish_sending(self.socket.as_fd());
+        hands.keep_buffer(std::mem::take(&mut self.input));
+        self.start = 0;
+        if let Some(head) = self.head.take() {
+            hands.keep_head(head);
+        }
+        self.phase = Phase::Lingering { deadline: now + LINGER, left: LINGER_BYTES };
+        self.linger(hands)
+    }
+
+    fn linger(&mut self, hands: &mut Hands) -> Verdict {
+        let Phase::Lingering { left, .. } = &mut self.phase else { return Verdict::Keep };
+        loop {
+            match sys::discard(self.socket.as_fd(), &mut hands.scratch) {
+                Ok(0) => return Verdict::End,
+                Ok(n) => match left.checked_sub(n) {
+                    Some(rest) => *left = rest,
+                    None => return Verdict::End,
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Verdict::Keep,
+                Err(_) => return Verdict::End,
+            }
+        }
+    }
+
+    /// After a complete response: what is left of it goes out, then the next request or the end.
+    pub(crate) fn finish_response(&mut self, keep_alive: bool, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        self.complete = None;
+        self.body = None;
+        hands.keep_buffer(std::mem::take(&mut self.head_bytes));
+        if self.outbox.is_some() {
+            self.phase = Phase::Flushing { keep_alive, deadline: self.send_deadline(around) };
+            return self.flush(hands, around);
+        }
+        self.after_response(keep_alive, hands, around)
+    }
+
+    fn after_response(&mut self, keep_alive: bool, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        if keep_alive {
+            self.phase = Phase::Receiving;
+            if self.unread() > 0 {
+                return self.receive(Happened::default(), hands, around);
+            }
+            self.settle_input(hands);
+            return if around.retiring { Verdict::End } else { Verdict::Keep };
+        }
+        // A client that asked for the close sends nothing more, so there is nothing that a RST could hurt.
+        if self.engine.client_closes() && self.unread() == 0 {
+            return Verdict::End;
+        }
+        self.begin_lingering(hands, around.now)
+    }
+
+    fn send_deadline(&self, around: &Surroundings<'_>) -> Option<Instant> {
+        Some(around.settings.send_timeout).filter(|timeout| !timeout.is_zero()).map(|timeout| around.now + timeout)
+    }
+
+    fn flush(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        let Phase::Flushing { keep_alive, .. } = self.phase else { return Verdict::Keep };
+        let Some(outbox) = self.outbox.clone() else { return Verdict::End };
+        let mut outbox = outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = outbox.progress;
+        match outbox.flush(self.socket.as_fd()) {
+            Flushed::All => {
+                drop(outbox);
+                self.outbox = None;
+                self.after_response(keep_alive, hands, around)
+            }
+            Flushed::Blocked => {
+                if outbox.progress != before {
+                    let deadline = self.send_deadline(around);
+                    self.phase = Phase::Flushing { keep_alive, deadline };
+                }
+                Verdict::Keep
+            }
+            Flushed::Failed(error) => {
+                slog::debug!(around.log, "a response could not be sent to its end"; "error" => %error,
+                    "remote_addr" => self.peer_text());
+                Verdict::End
+            }
+        }
+    }
+
+    /// Keeps what the socket did not take.
+    pub(crate) fn outbox(&mut self) -> SharedOutbox {
+        Arc::clone(self.outbox.get_or_insert_with(|| Arc::new(Mutex::new(Outbox::default()))))
+    }
+
+    /// The peer for records: its address, or `unix`.
+    pub(crate) fn peer_text(&self) -> String {
+        self.peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+}

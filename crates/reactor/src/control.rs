@@ -1,0 +1,122 @@
+//! What the arbiter orders: promote, retire, stop, reopen, ping; and what its end means.
+//!
+//! Any thread that turns the reactor may find a message; the lock on [`Control`] makes orders be obeyed one at a time and
+//! in their order. Sending never waits: an arbiter that does not read is treated like one that will.
+
+use crate::reactor::{Reactor, Service, lock};
+use rgunicorn_protocol::{FromWorker, Received, ToWorker};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What obeying needs.
+pub(crate) struct Control {
+    pub(crate) graceful_timeout: Duration,
+    pub(crate) on_reopen: Box<dyn Fn() + Send>,
+}
+
+impl Reactor {
+    /// Says something to the arbiter.
+    pub fn tell(&self, message: &FromWorker) {
+        if let Err(error) = self.channel.send(message, &[]) {
+            slog::debug!(self.log, "the arbiter could not be told"; "message" => ?message, "error" => %error);
+        }
+    }
+
+    /// Reads and obeys everything that the arbiter has sent.
+    pub(crate) fn obey(self: &Arc<Self>) {
+        let control = lock(&self.control);
+        loop {
+            match self.channel.receive::<ToWorker>() {
+                Ok(Received::Message(message, _fds)) => self.obey_one(&message, &control),
+                Ok(Received::Unreadable(error)) => {
+                    slog::error!(self.log, "a message of the arbiter cannot be read"; "error" => error);
+                }
+                Ok(Received::Empty) => return,
+                Ok(Received::Ended) => {
+                    self.forget_channel();
+                    if !self.retiring.load(Ordering::Relaxed) {
+                        slog::warn!(self.log, "the arbiter is gone; the worker finishes what it has begun and leaves");
+                        self.retire(control.graceful_timeout, false);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    slog::error!(self.log, "the channel to the arbiter failed"; "error" => %error);
+                    self.forget_channel();
+                    self.retire(control.graceful_timeout, false);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn obey_one(self: &Arc<Self>, message: &ToWorker, control: &Control) {
+        match message {
+            ToWorker::Promote => {
+                let mut service = lock(&self.service);
+                if *service == Service::Booting {
+                    *service = Service::Serving;
+                    drop(service);
+                    self.open_listeners();
+                }
+            }
+            ToWorker::Retire { deadline_ms, successors: _, drain_listeners } => {
+                self.retire(Duration::from_millis(*deadline_ms), *drain_listeners);
+            }
+            ToWorker::Stop => self.finish(),
+            ToWorker::ReopenLogs => (control.on_reopen)(),
+            ToWorker::Ping { id } => self.tell(&FromWorker::Pong { id: *id }),
+            ToWorker::Configure(_) | ToWorker::Fork { .. } => {
+                slog::error!(self.log, "the arbiter sent a worker what is meant for a mold");
+            }
+        }
+    }
+
+    fn forget_channel(&self) {
+        // A level-triggered end of file would be reported for ever.
+        let _ = crate::sys::control(
+            self.epoll_fd(),
+            libc::EPOLL_CTL_DEL,
+            std::os::fd::AsFd::as_fd(&self.channel),
+            0,
+            crate::token::Source::Channel,
+        );
+    }
+
+    /// Stops accepting, finishes what was begun, then ends; at the deadline at the latest.
+    pub fn retire(self: &Arc<Self>, within: Duration, drain_listeners: bool) {
+        let was_serving = {
+            let mut service = lock(&self.service);
+            let was_serving = *service == Service::Serving;
+            if *service == Service::Stopped {
+                return;
+            }
+            *service = Service::Retiring { deadline: Instant::now() + within };
+            was_serving
+        };
+        if drain_listeners && was_serving {
+            self.accept_all();
+        }
+        self.close_listeners();
+        self.retiring.store(true, Ordering::SeqCst);
+        self.tell(&FromWorker::Draining { running: u32::try_from(self.connections()).unwrap_or(u32::MAX) });
+        self.review_all();
+        self.finish_if_retired();
+    }
+
+    /// Ends the worker once the last connection has gone.
+    pub(crate) fn finish_if_retired(&self) {
+        if self.retiring.load(Ordering::SeqCst) && self.connections() == 0 {
+            self.finish();
+        }
+    }
+
+    /// Ends the worker: every lane leaves at its next look, every connection is closed with the process.
+    pub fn finish(&self) {
+        *lock(&self.service) = Service::Stopped;
+        self.stop_listening();
+        self.finished.store(true, Ordering::SeqCst);
+        self.kick();
+    }
+}

@@ -1,0 +1,741 @@
+//! One request and its response, in the hands of a lane.
+//!
+//! Owns the connection for as long as the application works on the request, and gives it back to the reactor with
+//! [`Exchange::finish`] or when it is dropped (the connection is closed then: the response is not complete). Whatever may
+//! wait says so; it is to be called without the interpreter lock. Knows no Python.
+
+use crate::body::BufferedBody;
+use crate::connection::Connection;
+use crate::hands::Hands;
+use crate::outbox::Flushed;
+use crate::reactor::{Reactor, lock};
+use crate::sys;
+use rgunicorn_http::{BodyFraming, End, Framing, Head, ProxyHeader, ResponseFault, Span, Started, Step, Trust, write_error};
+use rgunicorn_protocol::ListenerAddress;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes up to which head and data are joined in one buffer instead of being sent from two places.
+const JOIN_UP_TO: usize = 16 * 1024;
+
+/// What the lane does after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Flow {
+    /// Goes on.
+    Go,
+    /// More than `response_buffer` is unsent: calls [`Exchange::wait_for_room`] before the next write.
+    Wait,
+}
+
+/// Why nothing more can be sent.
+#[derive(Debug)]
+pub enum SendError {
+    /// The client has left, or has not read for `send_timeout`.
+    Gone(io::Error),
+    /// The orders do not fit: a response after the response, a bad header.
+    Fault(ResponseFault),
+}
+
+/// Why a body cannot be read on.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The client left before the body was complete.
+    Truncated,
+    /// The client sent nothing for `body_timeout`.
+    TimedOut,
+    /// The client broke the framing; the rule's text.
+    Rejected(&'static str),
+    /// The spooled file cannot be read.
+    Failure(io::Error),
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BodyError::Truncated => f.write_str("the client left before the request body was complete"),
+            BodyError::TimedOut => f.write_str("the client sent nothing of the request body for body_timeout"),
+            BodyError::Rejected(text) => write!(f, "the request body is malformed: {text}"),
+            BodyError::Failure(error) => write!(f, "the buffered request body cannot be read: {error}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No order yet.
+    Unanswered,
+    /// The head is in `out` or sent.
+    Started(BodyFraming),
+    /// Nothing more may be sent; the connection will be closed.
+    Broken,
+}
+
+/// See the module.
+pub struct Exchange {
+    reactor: Arc<Reactor>,
+    /// Present until the exchange ends.
+    connection: Option<Box<Connection>>,
+    stage: Stage,
+    /// Encoded and not sent.
+    out: Vec<u8>,
+    /// Whether unsent bytes are in the outbox, so that later ones must go there too.
+    boxed: bool,
+    /// Bytes of the response body that were sent or kept.
+    body_sent: u64,
+    status: u16,
+    waited: Duration,
+    started: Instant,
+    /// Streaming: the engine has given the end of the body.
+    body_ended: bool,
+    continue_pending: bool,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("stage", &self.stage).field("body_sent", &self.body_sent).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(reactor: Arc<Reactor>, connection: Box<Connection>, waited: Duration) -> Exchange {
+        let body_ended = connection.body.is_some()
+            || connection.head.as_ref().is_none_or(|head| matches!(head.framing, Framing::None));
+        let continue_pending = !body_ended && connection.engine.wants_continue();
+        Exchange {
+            reactor,
+            connection: Some(connection),
+            stage: Stage::Unanswered,
+            out: Vec::new(),
+            boxed: false,
+            body_sent: 0,
+            status: 0,
+            waited,
+            started: Instant::now(),
+            body_ended,
+            continue_pending,
+        }
+    }
+
+    fn connection(&self) -> Option<&Connection> {
+        self.connection.as_deref()
+    }
+
+    /// The request's head. Its spans are of [`Exchange::bytes`].
+    pub fn head(&self) -> &Head {
+        static EMPTY: std::sync::OnceLock<Head> = std::sync::OnceLock::new();
+        match self.connection().and_then(|connection| connection.head.as_deref()) {
+            Some(head) => head,
+            None => EMPTY.get_or_init(Head::default),
+        }
+    }
+
+    /// The bytes of the request's head.
+    pub fn bytes(&self) -> &[u8] {
+        self.connection().map_or(&[], |connection| &connection.head_bytes)
+    }
+
+    /// The bytes of one span of the head.
+    pub fn text(&self, span: Span) -> &[u8] {
+        span.of(self.bytes())
+    }
+
+    /// The other end of the socket; none on unix sockets.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.connection().and_then(|connection| connection.peer)
+    }
+
+    /// What a PROXY header said at the beginning of the connection.
+    pub fn proxied(&self) -> Option<&ProxyHeader> {
+        self.connection().and_then(|connection| connection.proxied.as_deref())
+    }
+
+    /// Whom the peer may speak for.
+    pub fn trust(&self) -> Trust {
+        self.connection().map(|connection| connection.trust).unwrap_or_default()
+    }
+
+    /// Number of the listener that the connection came from.
+    pub fn listener(&self) -> u32 {
+        self.connection().map_or(0, |connection| connection.listener)
+    }
+
+    /// Address of the listener that the connection came from.
+    pub fn listener_address(&self) -> Option<ListenerAddress> {
+        self.reactor.listener_address(self.listener())
+    }
+
+    /// The socket's fd, for `gunicorn.socket`. Valid until the exchange ends; whoever keeps it longer duplicates it.
+    pub fn raw_fd(&self) -> RawFd {
+        self.connection().map_or(-1, |connection| connection.socket.as_raw_fd())
+    }
+
+    /// How long the complete request waited for this lane.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// When the lane got the request.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Status of the response; 0 before [`Exchange::respond`].
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Bytes of the response body so far, without framing.
+    pub fn body_sent(&self) -> u64 {
+        self.body_sent
+    }
+
+    // The request body.
+
+    /// Bytes of the whole body where that is known: buffered, or announced by Content-Length.
+    pub fn body_length(&self) -> Option<u64> {
+        let connection = self.connection()?;
+        match (&connection.body, connection.head.as_ref().map(|head| head.framing)) {
+            (Some(body), _) => Some(body.length()),
+            (None, Some(Framing::None) | None) => Some(0),
+            (None, Some(Framing::Length(length))) => Some(length),
+            (None, Some(Framing::Chunked)) => None,
+        }
+    }
+
+    /// Whether [`Exchange::read_body`] may wait for the client or the disk.
+    pub fn body_may_wait(&self) -> bool {
+        match self.connection().and_then(|connection| connection.body.as_deref()) {
+            Some(body) => body.in_memory().is_none(),
+            None => !self.body_ended,
+        }
+    }
+
+    /// Takes the buffered body, if there is one: it then lives as long as its reader.
+    pub fn take_body(&mut self) -> Option<Box<BufferedBody>> {
+        self.connection.as_mut().and_then(|connection| connection.body.take())
+    }
+
+    /// Reads on in the body. `Ok(0)`: it has ended. May wait: see [`Exchange::body_may_wait`].
+    ///
+    /// # Errors
+    /// See [`BodyError`]; the connection is closed after the response.
+    pub fn read_body(&mut self, into: &mut [u8], hands: &mut Hands) -> Result<usize, BodyError> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        if let Some(body) = self.connection.as_mut().and_then(|connection| connection.body.as_mut()) {
+            return body.read(into).map_err(BodyError::Failure);
+        }
+        if self.continue_pending {
+            self.continue_pending = false;
+            self.send_continue();
+        }
+        while !self.body_ended {
+            match self.read_stream(into, hands)? {
+                0 => {}
+                n => return Ok(n),
+            }
+        }
+        Ok(0)
+    }
+
+    fn send_continue(&mut self) {
+        if self.stage != Stage::Unanswered {
+            return;
+        }
+        let Some(connection) = self.connection.as_mut() else { return };
+        let mut out = Vec::new();
+        connection.engine.send_continue(&mut out);
+        let _ = self.transmit_raw(&out);
+    }
+
+    /// One step of a streamed body: what is here, or one wait for more. `Ok(0)`: look again.
+    fn read_stream(&mut self, into: &mut [u8], hands: &mut Hands) -> Result<usize, BodyError> {
+        let Some(connection) = self.connection.as_mut() else { return Err(BodyError::Truncated) };
+        let settings = &self.reactor.settings;
+        if connection.unread() > 0 {
+            let mut head = hands.head();
+            let input = &connection.input[connection.start..];
+            // Never more than the reader has room for: what the engine gives must be taken.
+            let input = &input[..input.len().min(into.len())];
+            let step =
+                connection.engine.handle_input(&settings.policy, connection.trust, input, &mut head, Instant::now());
+            hands.keep_head(head);
+            match step {
+                Step::Data { consumed, data } => {
+                    let n = data.len();
+                    into[..n].copy_from_slice(&input[data]);
+                    connection.start += consumed;
+                    return Ok(n);
+                }
+                Step::End { consumed } => {
+                    connection.start += consumed;
+                    self.body_ended = true;
+                    return Ok(0);
+                }
+                Step::Skip { consumed } => {
+                    connection.start += consumed;
+                    return Ok(0);
+                }
+                Step::Rejected(rejection) => {
+                    self.stage_broken_after_response();
+                    return Err(BodyError::Rejected(rejection.rule.text()));
+                }
+                Step::Closed | Step::Request { .. } | Step::Proxied { .. } => return Err(BodyError::Truncated),
+                // A chunk-size line may be longer than the reader's room.
+                Step::NeedMore | Step::Wait if input.len() < connection.unread() => {
+                    let mut wider = vec![0; into.len() * 2 + 64];
+                    let n = self.read_stream(&mut wider, hands)?;
+                    // The wider read gave data only if it fits; keep what does not for the next call.
+                    let fits = n.min(into.len());
+                    into[..fits].copy_from_slice(&wider[..fits]);
+                    if n > fits && let Some(connection) = self.connection.as_mut() {
+                        let mut rest = BufferedBody::new(None, &self.reactor.settings.spool);
+                        let _ = rest.append(&wider[fits..n], &self.reactor.settings.spool);
+                        connection.body = Some(Box::new(rest));
+                    }
+                    return Ok(fits);
+                }
+                Step::NeedMore | Step::Wait => {}
+            }
+        }
+        connection.make_room(hands);
+        match sys::receive(connection.socket.as_fd(), &mut connection.input) {
+            Ok(0) => {
+                self.stage_broken_after_response();
+                Err(BodyError::Truncated)
+            }
+            Ok(_) => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let timeout = match settings.policy.body_timeout {
+                    Duration::ZERO => -1,
+                    timeout => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+                };
+                match sys::wait_for(connection.socket.as_fd(), libc::POLLIN, timeout) {
+                    Ok(true) => Ok(0),
+                    Ok(false) => {
+                        self.stage_broken_after_response();
+                        Err(BodyError::TimedOut)
+                    }
+                    Err(error) => Err(BodyError::Failure(error)),
+                }
+            }
+            Err(_) => {
+                self.stage_broken_after_response();
+                Err(BodyError::Truncated)
+            }
+        }
+    }
+
+    /// The connection cannot be used again, whatever is answered.
+    fn stage_broken_after_response(&mut self) {
+        self.body_ended = true;
+        if let Some(connection) = self.connection.as_mut() {
+            connection.engine.close_after_response();
+        }
+    }
+
+    // The response.
+
+    /// Whether [`Exchange::respond`] was called.
+    pub fn responded(&self) -> bool {
+        self.stage != Stage::Unanswered
+    }
+
+    /// Whether anything of the response has left for the client, so that it can no longer be replaced by another.
+    pub fn head_sent(&self) -> bool {
+        match self.stage {
+            Stage::Unanswered => false,
+            Stage::Started(_) => self.out.is_empty() || self.boxed,
+            Stage::Broken => true,
+        }
+    }
+
+    /// Encodes the response's head; it is sent with the first data. `known_length` is the length of the whole body
+    /// where the caller knows it and the application gave no Content-Length.
+    ///
+    /// # Errors
+    /// What is wrong with status or fields; nothing was encoded, another response may be given.
+    pub fn respond(
+        &mut self,
+        status: &[u8],
+        fields: &[(&[u8], &[u8])],
+        known_length: Option<u64>,
+        hands: &mut Hands,
+    ) -> Result<Started, ResponseFault> {
+        let date = hands.date.now();
+        self.out.clear();
+        let retiring = self.reactor.retiring.load(std::sync::atomic::Ordering::Relaxed);
+        let Some(connection) = self.connection.as_mut() else { return Err(ResponseFault::TooLate) };
+        let Connection { engine, head, .. } = &mut **connection;
+        if retiring {
+            engine.close_after_response();
+        }
+        let fallback = Head::default();
+        let started = engine.start_response(
+            &self.reactor.settings.policy,
+            head.as_deref().unwrap_or(&fallback),
+            status,
+            fields.iter().copied(),
+            known_length,
+            &date,
+            &mut self.out,
+        )?;
+        self.status = started.status;
+        self.stage = Stage::Started(started.body);
+        Ok(started)
+    }
+
+    /// A 103 (RFC 8297), sent at once. Nothing happens on HTTP/1.0 or after the response's head.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn early_hints(&mut self, fields: &[(&[u8], &[u8])]) -> Result<Flow, SendError> {
+        if self.stage != Stage::Unanswered {
+            return Ok(Flow::Go);
+        }
+        let Some(connection) = self.connection.as_mut() else { return Ok(Flow::Go) };
+        let mut out = Vec::new();
+        let Connection { engine, head, .. } = &mut **connection;
+        let fallback = Head::default();
+        engine
+            .early_hints(head.as_deref().unwrap_or(&fallback), fields.iter().copied(), &mut out)
+            .map_err(SendError::Fault)?;
+        self.transmit_raw(&out)
+    }
+
+    /// Sends data of the response body, and the head with the first. All of it is taken: what the socket does not take
+    /// at once is kept and sent by the reactor. Data beyond the Content-Length is cut (see [`Exchange::overrun`]).
+    ///
+    /// # Errors
+    /// [`SendError::Gone`]: nothing more can be sent.
+    pub fn send(&mut self, data: &[u8]) -> Result<Flow, SendError> {
+        let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        match self.stage {
+            Stage::Unanswered => return Err(SendError::Fault(ResponseFault::TooEarly)),
+            Stage::Broken => return Err(gone()),
+            Stage::Started(_) => {}
+        }
+        let chunk = connection.engine.frame_data(data.len());
+        let data = &data[..chunk.take];
+        self.body_sent += data.len() as u64;
+        self.out.extend_from_slice(chunk.prefix());
+        if data.len() <= JOIN_UP_TO {
+            self.out.extend_from_slice(data);
+            self.out.extend_from_slice(chunk.suffix);
+            return self.transmit();
+        }
+        let flow = self.transmit_with(data)?;
+        if chunk.suffix.is_empty() {
+            return Ok(flow);
+        }
+        self.out.extend_from_slice(chunk.suffix);
+        self.transmit()
+    }
+
+    /// Keeps data to be sent with what follows: for a caller that has more at hand.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    pub fn add(&mut self, data: &[u8]) -> Result<Flow, SendError> {
+        if self.out.len() + data.len() > JOIN_UP_TO {
+            return self.send(data);
+        }
+        let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        if !matches!(self.stage, Stage::Started(_)) {
+            return Err(SendError::Fault(ResponseFault::TooEarly));
+        }
+        let chunk = connection.engine.frame_data(data.len());
+        self.body_sent += chunk.take as u64;
+        self.out.extend_from_slice(chunk.prefix());
+        self.out.extend_from_slice(&data[..chunk.take]);
+        self.out.extend_from_slice(chunk.suffix);
+        Ok(Flow::Go)
+    }
+
+    /// Sends what was kept: the head alone, or what [`Exchange::add`] collected.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    pub fn flush(&mut self) -> Result<Flow, SendError> {
+        if self.out.is_empty() { Ok(Flow::Go) } else { self.transmit() }
+    }
+
+    /// Sends `length` bytes of `file` from `offset` as response body, by sendfile(2), after everything before it. The
+    /// lane need not wait: the reactor goes on after the exchange has ended. For bodies with a Content-Length only.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    pub fn send_file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), SendError> {
+        let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        let taken = connection.engine.frame_file(length);
+        self.body_sent += taken;
+        let outbox = connection.outbox();
+        let mut queue = lock(&outbox);
+        queue.own(&connection.socket);
+        queue.push(&self.out);
+        self.out.clear();
+        queue.push_file(file, offset, taken);
+        let flushed = queue.flush_own();
+        drop(queue);
+        match flushed {
+            Flushed::All => {
+                connection.outbox = None;
+                self.boxed = false;
+                Ok(())
+            }
+            Flushed::Blocked => {
+                self.share_outbox();
+                Ok(())
+            }
+            Flushed::Failed(error) => {
+                self.stage = Stage::Broken;
+                Err(SendError::Gone(error))
+            }
+        }
+    }
+
+    /// Waits until less than `response_buffer` is unsent. For a thread without the interpreter lock.
+    ///
+    /// # Errors
+    /// [`SendError::Gone`]: the client left, or read nothing for `send_timeout`.
+    pub fn wait_for_room(&mut self) -> Result<(), SendError> {
+        let settings = &self.reactor.settings;
+        let timeout = match settings.send_timeout {
+            Duration::ZERO => -1,
+            timeout => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+        };
+        let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        let Some(outbox) = connection.outbox.clone() else { return Ok(()) };
+        loop {
+            let flushed = {
+                let mut queue = lock(&outbox);
+                let flushed = queue.flush_own();
+                if matches!(flushed, Flushed::Blocked) && queue.held() <= settings.response_buffer {
+                    return Ok(());
+                }
+                flushed
+            };
+            match flushed {
+                Flushed::All => return Ok(()),
+                Flushed::Blocked => {}
+                Flushed::Failed(error) => {
+                    self.stage = Stage::Broken;
+                    return Err(SendError::Gone(error));
+                }
+            }
+            match sys::wait_for(connection.socket.as_fd(), libc::POLLOUT, timeout) {
+                Ok(true) => {}
+                Ok(false) if timeout >= 0 => {
+                    self.stage = Stage::Broken;
+                    return Err(SendError::Gone(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the client read nothing for send_timeout",
+                    )));
+                }
+                Ok(false) => {}
+                Err(error) => return Err(SendError::Gone(error)),
+            }
+        }
+    }
+
+    /// Sends `self.out`.
+    fn transmit(&mut self) -> Result<Flow, SendError> {
+        let out = std::mem::take(&mut self.out);
+        let result = self.transmit_raw(&out);
+        self.out = out;
+        self.out.clear();
+        result
+    }
+
+    fn transmit_raw(&mut self, bytes: &[u8]) -> Result<Flow, SendError> {
+        if self.boxed {
+            return self.into_outbox(&[bytes]);
+        }
+        let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
+        match sys::send(connection.socket.as_fd(), bytes) {
+            Ok(n) if n == bytes.len() => Ok(Flow::Go),
+            Ok(n) => self.into_outbox(&[&bytes[n..]]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.into_outbox(&[bytes]),
+            Err(error) => {
+                self.stage = Stage::Broken;
+                Err(SendError::Gone(error))
+            }
+        }
+    }
+
+    /// Sends `self.out` and `data` as one.
+    fn transmit_with(&mut self, data: &[u8]) -> Result<Flow, SendError> {
+        let out = std::mem::take(&mut self.out);
+        let result = self.transmit_two(&out, data);
+        self.out = out;
+        self.out.clear();
+        result
+    }
+
+    fn transmit_two(&mut self, out: &[u8], data: &[u8]) -> Result<Flow, SendError> {
+        if self.boxed {
+            return self.into_outbox(&[out, data]);
+        }
+        let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
+        match sys::send_two(connection.socket.as_fd(), out, data) {
+            Ok(n) if n == out.len() + data.len() => Ok(Flow::Go),
+            Ok(n) if n >= out.len() => self.into_outbox(&[&data[n - out.len()..]]),
+            Ok(n) => self.into_outbox(&[&out[n..], data]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.into_outbox(&[out, data]),
+            Err(error) => {
+                self.stage = Stage::Broken;
+                Err(SendError::Gone(error))
+            }
+        }
+    }
+
+    fn into_outbox(&mut self, parts: &[&[u8]]) -> Result<Flow, SendError> {
+        let limit = self.reactor.settings.response_buffer;
+        let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        let outbox = connection.outbox();
+        let mut queue = lock(&outbox);
+        queue.own(&connection.socket);
+        if queue.is_empty() {
+            self.boxed = false;
+        }
+        for part in parts {
+            queue.push(part);
+        }
+        let flushed = queue.flush_own();
+        let held = queue.held();
+        drop(queue);
+        match flushed {
+            Flushed::All => {
+                connection.outbox = None;
+                self.boxed = false;
+                Ok(Flow::Go)
+            }
+            Flushed::Blocked => {
+                self.share_outbox();
+                Ok(if held > limit { Flow::Wait } else { Flow::Go })
+            }
+            Flushed::Failed(error) => {
+                self.stage = Stage::Broken;
+                Err(SendError::Gone(error))
+            }
+        }
+    }
+
+    /// Lets the reactor flush while the application goes on.
+    fn share_outbox(&mut self) {
+        if self.boxed {
+            return;
+        }
+        self.boxed = true;
+        if let Some(connection) = self.connection.as_ref()
+            && let Some(outbox) = &connection.outbox
+        {
+            self.reactor.lend_outbox(connection.token, outbox);
+            self.reactor.want_room(connection.token, connection.socket.as_fd());
+            self.reactor.arm_send_deadline(connection.token);
+        }
+    }
+
+    /// Whether the client is known to have left. Looks only at what epoll has said; it does not read.
+    pub fn client_left(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| {
+            let happened = self.reactor.happened(connection.token);
+            let gone = happened.gone;
+            if happened != crate::table::Happened::default() {
+                self.reactor.note_again(connection.token, happened);
+            }
+            gone
+        })
+    }
+
+    /// Gives up a response that was begun: the client sees the connection close before the response's end.
+    pub fn abort(&mut self) {
+        self.stage = Stage::Broken;
+    }
+
+    /// Answers with an error page of the server's own, if nothing has been sent; closes the connection in any case.
+    pub fn fail(&mut self, status: u16, hands: &mut Hands) {
+        if self.head_sent() {
+            self.stage = Stage::Broken;
+            return;
+        }
+        let date = hands.date.now();
+        self.out.clear();
+        write_error(status, &date, &self.reactor.settings.policy.server_header, &mut self.out);
+        self.status = status;
+        if let Some(connection) = self.connection.as_mut() {
+            connection.engine.close_after_response();
+        }
+        let _ = self.transmit();
+        self.stage = Stage::Broken;
+        if let Some(connection) = self.connection.take() {
+            self.give_back(connection, false, hands);
+        }
+    }
+
+    /// Ends the response and gives the connection back: the next request, or the end. Bytes that the response owes
+    /// against its Content-Length are returned.
+    pub fn finish(mut self: Box<Self>, hands: &mut Hands) -> Finished {
+        let Some(mut connection) = self.connection.take() else {
+            return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
+        };
+        let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
+        if !matches!(self.stage, Stage::Started(_)) {
+            self.reactor.end(connection);
+            return finished;
+        }
+        let end = connection.engine.end_response(&mut self.out);
+        self.connection = Some(connection);
+        let sent = if self.out.is_empty() { Ok(Flow::Go) } else { self.transmit() };
+        let Some(connection) = self.connection.take() else { return finished };
+        match (end, sent) {
+            (End::CloseShort { missing }, _) => {
+                finished.missing = missing;
+                self.reactor.end(connection);
+            }
+            (_, Err(_)) => self.reactor.end(connection),
+            // A streamed body that was not read to its end stands before the next request.
+            (End::KeepAlive, Ok(_)) => {
+                let keep_alive = self.body_ended;
+                self.give_back(connection, keep_alive, hands);
+            }
+            (End::Close, Ok(_)) => self.give_back(connection, false, hands),
+        }
+        finished
+    }
+
+    fn give_back(&self, mut connection: Box<Connection>, keep_alive: bool, hands: &mut Hands) {
+        let verdict = connection.finish_response(keep_alive, hands, &self.reactor.surroundings());
+        if let Some(connection) = self.reactor.follow(verdict, connection) {
+            self.reactor.queue_request(connection);
+        }
+    }
+}
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// Bytes that were announced by Content-Length and never given.
+    pub missing: u64,
+    /// The status that was sent.
+    pub status: u16,
+    /// Bytes of the body without framing.
+    pub body_sent: u64,
+}
+
+fn gone() -> SendError {
+    SendError::Gone(io::Error::new(io::ErrorKind::BrokenPipe, "the client has left"))
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.reactor.end(connection);
+        }
+    }
+}

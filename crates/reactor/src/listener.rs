@@ -1,0 +1,187 @@
+//! When this worker accepts, and what it does when it cannot.
+//!
+//! Owns the worker's duplicates of the listeners. EPOLLEXCLUSIVE wakes one worker for a connection, but always the one
+//! that was added last; a worker that has accepted leaves the set and joins it again, at the end of the queue, so that
+//! idle workers take turns (epoll_ctl(2); MOD would be EINVAL).
+
+use crate::reactor::{Reactor, Service, lock};
+use crate::sys;
+use crate::token::Source;
+use rgunicorn_protocol::ListenerAddress;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+#[derive(Debug)]
+struct Listener {
+    fd: OwnedFd,
+    address: ListenerAddress,
+    watched: bool,
+}
+
+/// The listeners of one worker.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    all: Vec<Listener>,
+    /// Whether they are to be watched while a lane is free.
+    open: bool,
+    /// A spare fd: without it a full fd table could not even accept in order to refuse.
+    reserve: Option<OwnedFd>,
+}
+
+fn spare() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+impl Listeners {
+    pub(crate) fn new(listeners: Vec<(OwnedFd, ListenerAddress)>) -> Listeners {
+        let all = listeners.into_iter().map(|(fd, address)| Listener { fd, address, watched: false }).collect();
+        Listeners { all, open: false, reserve: spare() }
+    }
+
+    pub(crate) fn address(&self, n: u32) -> Option<ListenerAddress> {
+        self.all.get(n as usize).map(|listener| listener.address.clone())
+    }
+
+    /// The fds, for a child of the application that must close them.
+    pub(crate) fn raw_fds(&self) -> Vec<i32> {
+        self.all.iter().map(|listener| listener.fd.as_raw_fd()).collect()
+    }
+}
+
+impl Reactor {
+    /// Begins to accept.
+    pub(crate) fn open_listeners(&self) {
+        lock(&self.listeners).open = true;
+        self.listen_again();
+    }
+
+    /// Stops accepting and gives the worker's duplicates of the listeners up.
+    pub(crate) fn close_listeners(&self) {
+        self.stop_listening();
+        let mut listeners = lock(&self.listeners);
+        listeners.open = false;
+        // Addresses are still asked for by requests in flight, so only the fds are made harmless.
+        listeners.reserve = None;
+    }
+
+    /// Watches the listeners, if the worker accepts and they are not watched already.
+    pub(crate) fn listen_again(&self) {
+        let mut listeners = lock(&self.listeners);
+        if !listeners.open {
+            return;
+        }
+        for (n, listener) in (0_u32..).zip(&mut listeners.all) {
+            if !listener.watched {
+                let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
+                let fd = listener.fd.as_fd();
+                match sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_ADD, fd, events, Source::Listener(n)) {
+                    Ok(()) => listener.watched = true,
+                    Err(error) => slog::error!(self.log, "a listener cannot be watched"; "error" => %error),
+                }
+            }
+        }
+    }
+
+    /// Leaves new connections to the other workers.
+    pub(crate) fn stop_listening(&self) {
+        let mut listeners = lock(&self.listeners);
+        for (n, listener) in (0_u32..).zip(&mut listeners.all) {
+            if listener.watched {
+                listener.watched = false;
+                let fd = listener.fd.as_fd();
+                // It was added, so it can be deleted; a failure would only mean one wake-up too many.
+                let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd, 0, Source::Listener(n));
+            }
+        }
+    }
+
+    /// Accepts from the listeners of which a bit is set, then goes to the end of their queues.
+    pub(crate) fn accept(self: &Arc<Self>, ready: u64) {
+        let count = lock(&self.listeners).all.len() as u32;
+        for n in (0..count).filter(|n| ready >> (*n).min(63) & 1 != 0) {
+            self.accept_one(n);
+            let mut listeners = lock(&self.listeners);
+            let Some(listener) = listeners.all.get_mut(n as usize) else { continue };
+            if listener.watched {
+                let (epoll, fd) = (self.epoll.0.as_fd(), listener.fd.as_fd());
+                let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
+                let moved = sys::control(epoll, libc::EPOLL_CTL_DEL, fd, 0, Source::Listener(n))
+                    .and_then(|()| sys::control(epoll, libc::EPOLL_CTL_ADD, fd, events, Source::Listener(n)));
+                listener.watched = moved.is_ok();
+            }
+        }
+    }
+
+    /// Accepts whatever waits, from all listeners: while every lane is in the application, and when the worker drains.
+    pub(crate) fn accept_all(self: &Arc<Self>) {
+        let (count, open) = {
+            let listeners = lock(&self.listeners);
+            (listeners.all.len() as u32, listeners.open)
+        };
+        if open {
+            for n in 0..count {
+                while self.accept_one(n) {}
+            }
+        }
+    }
+
+    /// Accepts one connection. Whether there was one.
+    fn accept_one(self: &Arc<Self>, n: u32) -> bool {
+        if !matches!(*lock(&self.service), Service::Serving | Service::Retiring { .. }) {
+            return false;
+        }
+        let accepted = {
+            let listeners = lock(&self.listeners);
+            match listeners.all.get(n as usize) {
+                Some(listener) => sys::accept(listener.fd.as_fd()),
+                None => return false,
+            }
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                self.enter(socket, peer, n);
+                true
+            }
+            Err(error) => self.accept_failed(n, &error),
+        }
+    }
+
+    fn accept_failed(self: &Arc<Self>, n: u32, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => false,
+            // The client left before it was accepted, or the network did (accept(2)): the next may be fine.
+            Some(libc::ECONNABORTED | libc::EPERM | libc::EPROTO) => true,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                self.out_of_fds(n, error);
+                false
+            }
+            _ => {
+                slog::error!(self.log, "accept failed"; "error" => %error);
+                false
+            }
+        }
+    }
+
+    /// No fd is left. An idle connection makes room; if there is none, the connection that waits is accepted
+    /// with the spare fd and closed, since a level-triggered listener would otherwise spin.
+    fn out_of_fds(self: &Arc<Self>, n: u32, error: &io::Error) {
+        slog::warn!(self.log, "no fd is left for a new connection; raise LimitNOFILE= of the unit (or ulimit -n)";
+            "error" => %error, "connections" => self.connections());
+        if self.end_an_idle_connection() {
+            return;
+        }
+        let mut listeners = lock(&self.listeners);
+        listeners.reserve = None;
+        if let Some(listener) = listeners.all.get(n as usize) {
+            drop(sys::accept(listener.fd.as_fd()));
+        }
+        listeners.reserve = spare();
+    }
+
+    /// Whether the standby may accept.
+    pub(crate) fn accepts(&self) -> bool {
+        lock(&self.listeners).open && !self.finished.load(Ordering::Relaxed)
+    }
+}

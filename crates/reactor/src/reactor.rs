@@ -1,0 +1,489 @@
+//! The reactor of one worker: the epoll set, the table, the listeners, and who turns it.
+//!
+//! Any thread of the worker may turn it, one connection at a time each: a lane between two requests, or the standby while
+//! every lane is in the application. Knows no Python. Invariants: no system call is made under the table's lock; the lock
+//! is never waited for by a thread that holds it; a thread that blocks in [`Reactor::wait`] has said so in `polling`
+//! before it looked at the table for the last time.
+//!
+//! **The lost wake-up.** A thread that adds work (a complete request) while another is about to block: the adder pushes
+//! under the lock, then reads `polling`; the other sets `polling`, then looks at the table under the lock. Both orders
+//! are sequentially consistent, so at least one of them sees the other, and the adder kicks.
+
+use crate::connection::{Connection, Surroundings, Verdict};
+use crate::exchange::Exchange;
+use crate::hands::Hands;
+use crate::listener::Listeners;
+use crate::outbox::Flushed;
+use crate::settings::ReactorSettings;
+use crate::sys;
+use crate::table::{Happened, Table};
+use crate::token::{Source, Token};
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use rgunicorn_protocol::{Channel, ListenerAddress};
+use slog::Logger;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Events of a connection: edge-triggered, so that one that is busy costs nothing when its client sends more.
+pub(crate) const CONNECTION_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET;
+
+/// How the worker stands to its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Not promoted yet.
+    Booting,
+    /// Accepts.
+    Serving,
+    /// Finishes what was begun, until the deadline.
+    Retiring { deadline: Instant },
+    /// Closes everything.
+    Stopped,
+}
+
+/// What [`Reactor::next`] found.
+#[derive(Debug)]
+pub enum Next {
+    /// A complete request for this lane.
+    Exchange(Box<Exchange>),
+    /// Nothing for now: call [`Reactor::wait`] without the interpreter lock.
+    Nothing,
+    /// The worker is done: leave the lane.
+    Finished,
+}
+
+/// See the module.
+pub struct Reactor {
+    pub(crate) epoll: Epoll,
+    kick: EventFd,
+    table: Mutex<Table>,
+    pub(crate) listeners: Mutex<Listeners>,
+    pub(crate) service: Mutex<Service>,
+    pub(crate) retiring: AtomicBool,
+    pub(crate) finished: AtomicBool,
+    /// Threads that are blocked in epoll_wait, or about to be.
+    polling: AtomicU32,
+    /// Each entry into and each return from the application adds one; odd while the (only) lane is inside.
+    pub(crate) calls: AtomicU64,
+    /// The standby sleeps until somebody enters the application.
+    pub(crate) standby_parked: AtomicBool,
+    /// The standby turns the reactor.
+    pub(crate) standby_in_charge: AtomicBool,
+    pub(crate) standby: Mutex<Option<std::thread::Thread>>,
+    pub(crate) channel: Channel,
+    pub(crate) control: Mutex<crate::control::Control>,
+    /// Requests answered by the application since the start.
+    pub requests: AtomicU64,
+    /// See [`ReactorSettings`].
+    pub settings: ReactorSettings,
+    /// The worker's root logger.
+    pub log: Logger,
+}
+
+/// A lock that a panic elsewhere has poisoned holds consistent data here: nothing panics between two related writes.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reactor {
+    /// Makes the reactor of this worker. The listeners are polled from the promotion on.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2), eventfd(2), epoll_ctl(2): too many fds.
+    pub fn new(
+        settings: ReactorSettings,
+        listeners: Vec<(OwnedFd, ListenerAddress)>,
+        channel: Channel,
+        graceful_timeout: Duration,
+        on_reopen: Box<dyn Fn() + Send>,
+        log: Logger,
+    ) -> io::Result<Arc<Reactor>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        sys::control(epoll.0.as_fd(), libc::EPOLL_CTL_ADD, kick.as_fd(), libc::EPOLLIN, Source::Kick)?;
+        sys::control(epoll.0.as_fd(), libc::EPOLL_CTL_ADD, channel.as_fd(), libc::EPOLLIN, Source::Channel)?;
+        Ok(Arc::new(Reactor {
+            epoll,
+            kick,
+            table: Mutex::new(Table::default()),
+            listeners: Mutex::new(Listeners::new(listeners)),
+            service: Mutex::new(Service::Booting),
+            retiring: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            polling: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            standby_parked: AtomicBool::new(false),
+            standby_in_charge: AtomicBool::new(false),
+            standby: Mutex::new(None),
+            channel,
+            control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen }),
+            requests: AtomicU64::new(0),
+            settings,
+            log,
+        }))
+    }
+
+    /// The set that everything waits on, for drivers whose loop watches it.
+    pub fn epoll_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    /// What listener `n` is bound to.
+    pub fn listener_address(&self, n: u32) -> Option<ListenerAddress> {
+        lock(&self.listeners).address(n)
+    }
+
+    /// The next complete request, without waiting. Turns the reactor as far as that takes.
+    pub fn next(self: &Arc<Self>, hands: &mut Hands) -> Next {
+        loop {
+            if self.finished.load(Ordering::Relaxed) {
+                return Next::Finished;
+            }
+            let mut table = lock(&self.table);
+            if let Some(connection) = table.pop_request() {
+                drop(table);
+                if let Some(exchange) = self.lend(connection, hands) {
+                    return Next::Exchange(exchange);
+                }
+                continue;
+            }
+            let Some((connection, happened)) = table.take_ready() else { return Next::Nothing };
+            drop(table);
+            if let Some(connection) = self.look_at(connection, happened, hands)
+                && let Some(exchange) = self.lend(connection, hands)
+            {
+                return Next::Exchange(exchange);
+            }
+        }
+    }
+
+    /// Waits until a turn has something to do, and takes note of it. For a thread that holds no interpreter lock.
+    pub fn wait(self: &Arc<Self>, hands: &mut Hands) {
+        self.listen_again();
+        self.polling.fetch_add(1, Ordering::SeqCst);
+        let deadline = {
+            let table = lock(&self.table);
+            if table.has_work() || self.finished.load(Ordering::SeqCst) {
+                drop(table);
+                self.polling.fetch_sub(1, Ordering::SeqCst);
+                return;
+            }
+            table.next_deadline()
+        };
+        let timeout = self.timeout_until(deadline);
+        self.harvest(hands, timeout);
+        self.polling.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Milliseconds for epoll_wait until `deadline` or the end of the retirement, rounded up; -1 for ever.
+    pub(crate) fn timeout_until(&self, deadline: Option<Instant>) -> i32 {
+        let retirement = match *lock(&self.service) {
+            Service::Retiring { deadline } => Some(deadline),
+            Service::Booting | Service::Serving | Service::Stopped => None,
+        };
+        let Some(at) = [deadline, retirement].into_iter().flatten().min() else { return -1 };
+        let left = at.saturating_duration_since(Instant::now());
+        i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        lock(&self.table).next_deadline()
+    }
+
+    /// Asks epoll and notes what it says; accepts; obeys the arbiter.
+    pub(crate) fn harvest(self: &Arc<Self>, hands: &mut Hands, timeout: i32) {
+        let mut events = std::mem::take(&mut hands.events);
+        let count = match sys::wait(self.epoll.0.as_fd(), &mut events, timeout) {
+            Ok(count) => count,
+            Err(error) => {
+                slog::crit!(self.log, "epoll_wait failed; the worker ends"; "error" => %error);
+                self.finish();
+                0
+            }
+        };
+        let (mut accept, mut obey) = (0_u64, false);
+        let mut outboxes = Vec::new();
+        if count > 0 {
+            let mut table = lock(&self.table);
+            for event in &events[..count] {
+                let bits = event.events as i32;
+                match Source::decode(event.u64) {
+                    Source::Connection(token) => {
+                        let happened = Happened {
+                            readable: bits & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
+                            writable: bits & libc::EPOLLOUT != 0,
+                            gone: bits & (libc::EPOLLHUP | libc::EPOLLERR) != 0,
+                            ..Happened::default()
+                        };
+                        table.note(token, happened);
+                        if happened.writable && table.is_out(token) {
+                            outboxes.push(token);
+                        }
+                    }
+                    Source::Listener(n) => accept |= 1 << n.min(63),
+                    Source::Channel => obey = true,
+                    Source::Handoff => {}
+                    Source::Kick => {
+                        let _ = self.kick.read();
+                    }
+                }
+            }
+        }
+        hands.events = events;
+        for token in outboxes {
+            self.flush_for_lane(token);
+        }
+        if obey {
+            self.obey();
+        }
+        if accept != 0 {
+            self.accept(accept);
+        }
+        self.expire();
+    }
+
+    /// Deals with every deadline that has passed.
+    fn expire(self: &Arc<Self>) {
+        let now = Instant::now();
+        let out = {
+            let mut table = lock(&self.table);
+            if table.next_deadline().is_none_or(|at| at > now) {
+                Vec::new()
+            } else {
+                table.expire(now)
+            }
+        };
+        for token in out {
+            self.expire_for_lane(token);
+        }
+        let over = matches!(*lock(&self.service), Service::Retiring { deadline } if deadline <= now);
+        if over {
+            self.finish();
+        }
+    }
+
+    /// Looks at a connection that something has happened to, and puts it back, ends it, or gives it for its request.
+    fn look_at(
+        self: &Arc<Self>,
+        mut connection: Box<Connection>,
+        happened: Happened,
+        hands: &mut Hands,
+    ) -> Option<Box<Connection>> {
+        let verdict = connection.advance(happened, hands, &self.surroundings());
+        self.follow(verdict, connection)
+    }
+
+    pub(crate) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings {
+            settings: &self.settings,
+            log: &self.log,
+            retiring: self.retiring.load(Ordering::Relaxed),
+            now: Instant::now(),
+        }
+    }
+
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        verdict: Verdict,
+        connection: Box<Connection>,
+    ) -> Option<Box<Connection>> {
+        match verdict {
+            Verdict::Keep => {
+                self.put_back(connection);
+                None
+            }
+            Verdict::Request => Some(connection),
+            Verdict::End => {
+                self.end(connection);
+                None
+            }
+        }
+    }
+
+    fn put_back(self: &Arc<Self>, connection: Box<Connection>) {
+        let deadline = connection.deadline(&self.settings);
+        self.watch_for_room(&connection);
+        let ready = lock(&self.table).put_back(connection, deadline);
+        if ready {
+            self.kick_pollers();
+        }
+    }
+
+    /// A response that waits for the socket needs EPOLLOUT, which is asked for only then: on unix sockets each read of
+    /// the peer would otherwise be an event.
+    fn watch_for_room(&self, connection: &Connection) {
+        if connection.outbox.is_some() {
+            self.want_room(connection.token, connection.socket.as_fd());
+        }
+    }
+
+    pub(crate) fn want_room(&self, token: Token, socket: BorrowedFd<'_>) {
+        let events = CONNECTION_EVENTS | libc::EPOLLOUT;
+        if let Err(error) =
+            sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_MOD, socket, events, Source::Connection(token))
+        {
+            slog::error!(self.log, "epoll_ctl failed"; "error" => %error);
+        }
+    }
+
+    pub(crate) fn end(self: &Arc<Self>, connection: Box<Connection>) {
+        let left = {
+            let mut table = lock(&self.table);
+            table.leave(connection.token);
+            table.len()
+        };
+        sys::end(self.epoll.0.as_fd(), &connection.socket);
+        drop(connection);
+        if left == 0 {
+            self.finish_if_retired();
+        }
+    }
+
+    /// Flushes what a lane could not send, while the lane is in the application.
+    fn flush_for_lane(&self, token: Token) {
+        let Some(outbox) = lock(&self.table).outbox(token) else { return };
+        let (flushed, timeout) = {
+            let mut outbox = lock(&outbox);
+            let before = outbox.progress;
+            let flushed = outbox.flush_own();
+            (flushed, outbox.progress != before)
+        };
+        match flushed {
+            Flushed::All => lock(&self.table).arm(token, None),
+            Flushed::Blocked if timeout => self.arm_send_deadline(token),
+            // The lane sees the same error with its next write.
+            Flushed::Blocked | Flushed::Failed(_) => {}
+        }
+    }
+
+    pub(crate) fn arm_send_deadline(&self, token: Token) {
+        if !self.settings.send_timeout.is_zero() {
+            lock(&self.table).arm(token, Some(Instant::now() + self.settings.send_timeout));
+        }
+    }
+
+    /// A client that has not read for `send_timeout`, while the lane is still making the response: the socket is shut
+    /// down, and the lane's next write fails.
+    fn expire_for_lane(&self, token: Token) {
+        let Some(outbox) = lock(&self.table).outbox(token) else { return };
+        let outbox = lock(&outbox);
+        if !outbox.is_empty() {
+            slog::info!(self.log, "a client stopped reading its response and was disconnected";
+                "setting" => "send_timeout");
+            outbox.shut_down();
+        }
+    }
+
+    pub(crate) fn lend_outbox(&self, token: Token, outbox: &crate::table::SharedOutbox) {
+        lock(&self.table).lend_outbox(token, outbox);
+    }
+
+    pub(crate) fn happened(&self, token: Token) -> Happened {
+        lock(&self.table).happened(token)
+    }
+
+    /// Gives a connection whose request is complete to the lane that asked, unless it needs none.
+    fn lend(self: &Arc<Self>, mut connection: Box<Connection>, hands: &mut Hands) -> Option<Box<Exchange>> {
+        let waited = connection.complete.map(|at| at.elapsed()).unwrap_or_default();
+        if !self.settings.queue_timeout.is_zero() && waited > self.settings.queue_timeout {
+            slog::warn!(self.log, "a request waited too long for a lane and was answered with 503";
+                "setting" => "queue_timeout", "remote_addr" => connection.peer_text());
+            let verdict = connection.answer_error(503, hands, &self.surroundings());
+            self.follow(verdict, connection);
+            return None;
+        }
+        Some(Box::new(Exchange::new(Arc::clone(self), connection, waited)))
+    }
+
+    /// Turns the reactor for a thread that never enters the application: complete requests queue for the lanes.
+    pub(crate) fn turn_without_lane(self: &Arc<Self>, hands: &mut Hands) {
+        loop {
+            let Some((connection, happened)) = lock(&self.table).take_ready() else { return };
+            if let Some(connection) = self.look_at(connection, happened, hands) {
+                self.queue_request(connection);
+            }
+        }
+    }
+
+    /// Events that were taken from the table and not dealt with.
+    pub(crate) fn note_again(&self, token: Token, happened: Happened) {
+        lock(&self.table).note(token, happened);
+    }
+
+    /// As [`Reactor::turn_without_lane`] does.
+    pub(crate) fn queue_request(&self, connection: Box<Connection>) {
+        lock(&self.table).push_request(connection);
+        self.kick_pollers();
+    }
+
+    /// Wakes threads that are blocked in epoll_wait, if there are any: see the lost wake-up above.
+    pub(crate) fn kick_pollers(&self) {
+        if self.polling.load(Ordering::SeqCst) > 0 {
+            self.kick();
+        }
+    }
+
+    pub(crate) fn kick(&self) {
+        // A counter that is full is as good as one that was written to.
+        let _ = self.kick.write(1);
+    }
+
+    /// Puts a connection that was just accepted into the table and the set.
+    pub(crate) fn enter(self: &Arc<Self>, socket: OwnedFd, peer: Option<std::net::SocketAddr>, listener: u32) {
+        if peer.is_some() {
+            sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+        }
+        let token = lock(&self.table).enter();
+        let connection = Box::new(Connection::new(token, socket, peer, listener, &self.settings, Instant::now()));
+        let deadline = connection.deadline(&self.settings);
+        // Put back before it is added: an event must find it there.
+        let socket = Arc::clone(&connection.socket);
+        lock(&self.table).put_back(connection, deadline);
+        let added = sys::control(
+            self.epoll.0.as_fd(),
+            libc::EPOLL_CTL_ADD,
+            socket.as_fd(),
+            CONNECTION_EVENTS,
+            Source::Connection(token),
+        );
+        if let Err(error) = added {
+            slog::error!(self.log, "a connection could not be watched and was closed"; "error" => %error);
+            lock(&self.table).leave(token);
+        }
+    }
+
+    /// Makes room for a new connection. Whether there was an idle one to end.
+    pub(crate) fn end_an_idle_connection(self: &Arc<Self>) -> bool {
+        let Some(connection) = lock(&self.table).take_oldest_idle() else { return false };
+        self.end(connection);
+        true
+    }
+
+    pub(crate) fn review_all(&self) {
+        lock(&self.table).review_all();
+        self.kick_pollers();
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        lock(&self.table).len()
+    }
+
+    /// A lane enters the application.
+    pub fn enter_application(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.standby_parked.load(Ordering::SeqCst) {
+            self.wake_standby();
+        }
+    }
+
+    /// A lane is back from the application.
+    pub fn leave_application(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.standby_in_charge.load(Ordering::SeqCst) {
+            self.kick();
+        }
+    }
+}

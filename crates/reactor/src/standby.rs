@@ -1,0 +1,84 @@
+//! The standby: the thread that turns the reactor while every lane is in the application.
+//!
+//! It never attaches to Python, so a lane that computes, sleeps or holds the interpreter lock for ever stops nothing but
+//! itself: heads and bodies go on being read, responses flushed, timeouts kept, connections accepted.
+//!
+//! States: *parked* (nothing is in the application; no tick, no cost), *watching* (a tick each millisecond, while
+//! requests come and go), *in charge* (the lane has been in the same call for a whole tick: the standby blocks in
+//! epoll_wait in its place until the lane is back).
+//!
+//! **Races.** Parking: the standby sets `standby_parked`, then looks at `calls`; a lane adds to `calls`, then looks at
+//! `standby_parked`; sequentially consistent, so one of them sees the other. Leaving charge: the standby sets
+//! `standby_in_charge`, then looks at `calls`; a lane that returns adds to `calls`, then looks at `standby_in_charge` and
+//! kicks. A kick that the lane's own epoll_wait takes instead of the standby's is made good by the next event: the
+//! standby then sees that `calls` has moved and leaves.
+
+use crate::hands::Hands;
+use crate::reactor::{Reactor, lock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a lane may be in one call before the standby takes over, and how often that is looked at.
+const TICK: Duration = Duration::from_millis(1);
+/// While in charge: how often connections that wait are accepted, though other workers may be about to.
+const ACCEPT_EVERY: Duration = Duration::from_millis(10);
+
+impl Reactor {
+    /// Starts the standby of this worker. To be called after the fork, before the first lane.
+    ///
+    /// # Errors
+    /// Those of thread creation.
+    pub fn start_standby(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let reactor = Arc::clone(self);
+        let handle = std::thread::Builder::new()
+            .name("standby".into())
+            .stack_size(256 * 1024)
+            .spawn(move || reactor.stand_by())?;
+        *lock(&self.standby) = Some(handle.thread().clone());
+        Ok(handle)
+    }
+
+    pub(crate) fn wake_standby(&self) {
+        if let Some(thread) = &*lock(&self.standby) {
+            thread.unpark();
+        }
+    }
+
+    fn stand_by(self: &Arc<Self>) {
+        let mut hands = Hands::default();
+        let mut before = self.calls.load(Ordering::SeqCst);
+        while !self.finished.load(Ordering::Relaxed) {
+            std::thread::park_timeout(TICK);
+            let now = self.calls.load(Ordering::SeqCst);
+            if now == before && now % 2 == 1 {
+                self.take_charge(now, &mut hands);
+            } else if now == before {
+                self.standby_parked.store(true, Ordering::SeqCst);
+                while self.calls.load(Ordering::SeqCst) == now && !self.finished.load(Ordering::Relaxed) {
+                    std::thread::park();
+                }
+                self.standby_parked.store(false, Ordering::SeqCst);
+            }
+            before = self.calls.load(Ordering::SeqCst);
+        }
+    }
+
+    /// Turns the reactor until the lane that made call number `call` is back.
+    fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands) {
+        self.stop_listening();
+        self.standby_in_charge.store(true, Ordering::SeqCst);
+        let mut accept_at = Instant::now() + ACCEPT_EVERY;
+        while self.calls.load(Ordering::SeqCst) == call && !self.finished.load(Ordering::Relaxed) {
+            let accepts = self.accepts();
+            let deadline = self.next_deadline().into_iter().chain(accepts.then_some(accept_at)).min();
+            self.harvest(hands, self.timeout_until(deadline));
+            self.turn_without_lane(hands);
+            if accepts && Instant::now() >= accept_at {
+                self.accept_all();
+                accept_at = Instant::now() + ACCEPT_EVERY;
+            }
+        }
+        self.standby_in_charge.store(false, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,233 @@
+//! The table of connections: who has each, what has happened to it since, when its deadline passes.
+//!
+//! Everything here is touched under one lock for a few instructions at a time; no system call is made under it. A
+//! connection is *here* (its box is in the table), or *out* (a thread is working on it: a lane in the application, or
+//! whoever turns the reactor). Events of a connection that is out are kept and looked at when it comes back. So the
+//! owner of a connection is the owner of its box, and there is no other lock on it.
+
+use crate::connection::Connection;
+use crate::outbox::Outbox;
+use crate::timers::{Armed, Timers};
+use crate::token::{RESERVED, Token};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// What epoll said of a connection and nobody has looked at yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Happened {
+    /// Something to read: bytes, FIN or an error.
+    pub(crate) readable: bool,
+    /// Room to write.
+    pub(crate) writable: bool,
+    /// Its deadline has passed.
+    pub(crate) expired: bool,
+    /// The peer is gone altogether (EPOLLHUP, EPOLLERR).
+    pub(crate) gone: bool,
+    /// The worker's state changed (it retires): look at it again.
+    pub(crate) review: bool,
+}
+
+impl Happened {
+    fn any(self) -> bool {
+        self != Happened::default()
+    }
+
+    fn merge(&mut self, other: Happened) {
+        self.readable |= other.readable;
+        self.writable |= other.writable;
+        self.expired |= other.expired;
+        self.gone |= other.gone;
+        self.review |= other.review;
+    }
+}
+
+/// Unsent output of a connection that is out; shared by the lane, which adds to it, and the reactor, which flushes it.
+pub(crate) type SharedOutbox = Arc<Mutex<Outbox>>;
+
+#[derive(Debug, Default)]
+struct Place {
+    generation: u32,
+    used: bool,
+    here: Option<Box<Connection>>,
+    happened: Happened,
+    /// The token stands in `ready`.
+    queued: bool,
+    armed: Armed,
+    outbox: Option<SharedOutbox>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// Connections to look at, in the order in which something happened to them.
+    ready: VecDeque<Token>,
+    /// Complete requests that wait for a lane.
+    requests: VecDeque<Box<Connection>>,
+    timers: Timers,
+    used: usize,
+}
+
+impl Table {
+    /// Connections in all, here and out.
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Gives a new connection its place. The connection is out: its maker has it.
+    pub(crate) fn enter(&mut self) -> Token {
+        self.used += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            (self.places.len() - 1) as u32
+        });
+        let place = &mut self.places[index as usize];
+        place.used = true;
+        Token { index, generation: place.generation }
+    }
+
+    fn place(&mut self, token: Token) -> Option<&mut Place> {
+        self.places.get_mut(token.index as usize).filter(|place| place.used && place.generation == token.generation)
+    }
+
+    /// Notes that something happened. Whether anybody must look.
+    pub(crate) fn note(&mut self, token: Token, happened: Happened) -> bool {
+        let Some(place) = self.place(token) else { return false };
+        place.happened.merge(happened);
+        if place.here.is_some() && !place.queued {
+            place.queued = true;
+            self.ready.push_back(token);
+            return true;
+        }
+        false
+    }
+
+    /// Takes the next connection that something has happened to. It is out until [`Table::put_back`].
+    pub(crate) fn take_ready(&mut self) -> Option<(Box<Connection>, Happened)> {
+        while let Some(token) = self.ready.pop_front() {
+            let Some(place) = self.place(token) else { continue };
+            place.queued = false;
+            if let Some(connection) = place.here.take() {
+                return Some((connection, std::mem::take(&mut place.happened)));
+            }
+        }
+        None
+    }
+
+    /// Puts a connection back, with the deadline at which somebody must look at it. Whether it is ready again at once.
+    pub(crate) fn put_back(&mut self, connection: Box<Connection>, deadline: Option<Instant>) -> bool {
+        let token = connection.token;
+        let Some(place) = self.places.get_mut(token.index as usize) else { return false };
+        place.outbox = None;
+        self.timers.arm(&mut place.armed, token, deadline);
+        place.here = Some(connection);
+        if place.happened.any() && !place.queued {
+            place.queued = true;
+            self.ready.push_back(token);
+            return true;
+        }
+        false
+    }
+
+    /// Sets the deadline of a connection that is out.
+    pub(crate) fn arm(&mut self, token: Token, deadline: Option<Instant>) {
+        if let Some(place) = self.places.get_mut(token.index as usize)
+            && place.used
+            && place.generation == token.generation
+        {
+            self.timers.arm(&mut place.armed, token, deadline);
+        }
+    }
+
+    /// Lets the reactor flush what a lane could not send.
+    pub(crate) fn lend_outbox(&mut self, token: Token, outbox: &SharedOutbox) {
+        if let Some(place) = self.place(token) {
+            place.outbox = Some(Arc::clone(outbox));
+        }
+    }
+
+    /// The outbox of a connection that is out, if it has unsent output.
+    pub(crate) fn outbox(&mut self, token: Token) -> Option<SharedOutbox> {
+        self.place(token).and_then(|place| place.outbox.clone())
+    }
+
+    /// Whether the token's connection is out; its events are for [`Table::outbox`] then.
+    pub(crate) fn is_out(&mut self, token: Token) -> bool {
+        self.place(token).is_some_and(|place| place.here.is_none())
+    }
+
+    /// What has happened to a connection that is out, for its owner.
+    pub(crate) fn happened(&mut self, token: Token) -> Happened {
+        self.place(token).map(|place| std::mem::take(&mut place.happened)).unwrap_or_default()
+    }
+
+    /// Forgets a connection; its box is its owner's to drop.
+    pub(crate) fn leave(&mut self, token: Token) {
+        let Some(place) = self.place(token) else { return };
+        let generation = place.generation.wrapping_add(1);
+        *place = Place { generation: if generation == RESERVED { 0 } else { generation }, ..Place::default() };
+        self.used -= 1;
+        self.free.push(token.index);
+    }
+
+    pub(crate) fn push_request(&mut self, connection: Box<Connection>) {
+        self.requests.push_back(connection);
+    }
+
+    pub(crate) fn pop_request(&mut self) -> Option<Box<Connection>> {
+        self.requests.pop_front()
+    }
+
+    /// Whether a turn would find something without asking epoll.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.requests.is_empty()
+    }
+
+    /// Takes the idle connection whose deadline is nearest: the one that has been idle for longest.
+    pub(crate) fn take_oldest_idle(&mut self) -> Option<Box<Connection>> {
+        let oldest = self
+            .places
+            .iter_mut()
+            .filter(|place| place.here.as_ref().is_some_and(|connection| connection.is_idle()))
+            .filter(|place| !place.happened.any())
+            .min_by_key(|place| place.armed.deadline())?;
+        oldest.here.take()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Notes every deadline that has passed. The tokens of connections that are out are returned.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Token> {
+        let mut out = Vec::new();
+        loop {
+            let Table { timers, places, .. } = self;
+            let due = timers.pop_due(now, |token| {
+                places
+                    .get_mut(token.index as usize)
+                    .filter(|place| place.used && place.generation == token.generation)
+                    .map(|place| &mut place.armed)
+            });
+            let Some(token) = due else { return out };
+            if self.is_out(token) {
+                out.push(token);
+            } else {
+                self.note(token, Happened { expired: true, ..Happened::default() });
+            }
+        }
+    }
+
+    /// Asks for a look at every connection that is here.
+    pub(crate) fn review_all(&mut self) {
+        let tokens: Vec<Token> = (0_u32..)
+            .zip(&self.places)
+            .filter(|(_, place)| place.used)
+            .map(|(index, place)| Token { index, generation: place.generation })
+            .collect();
+        for token in tokens {
+            self.note(token, Happened { review: true, ..Happened::default() });
+        }
+    }
+}
