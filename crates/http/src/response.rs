@@ -274,7 +274,7 @@ pub fn write_error(
 }
 
 /// The reason phrase of the codes that we send ourselves.
-fn reason(status: u16) -> &'static str {
+pub fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",

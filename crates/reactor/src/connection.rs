@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that a lingering close reads and forgets before it gives up on a client that goes on sending.
 const LINGER_BYTES: usize = 1 << 20;
+/// Seconds after which a client that was refused for want of room may try again.
+const RETRY_AFTER: u32 = 1;
 /// Reads in one turn, so that one fast client does not hold the thread.
 const READS_PER_TURN: usize = 16;
 
@@ -81,6 +83,8 @@ pub(crate) struct Connection {
     pub(crate) head_bytes: Vec<u8>,
     pub(crate) body: Option<Box<BufferedBody>>,
     pub(crate) outbox: Option<SharedOutbox>,
+    /// The client said that this request is its last.
+    client_closes: bool,
     /// When the request was complete: its queue time runs from here.
     pub(crate) complete: Option<Instant>,
 }
@@ -109,6 +113,7 @@ impl Connection {
             head_bytes: Vec::new(),
             body: None,
             outbox: None,
+            client_closes: false,
             complete: None,
         }
     }
@@ -160,7 +165,7 @@ impl Connection {
         match self.phase {
             Phase::Receiving => match self.engine.handle_timeout(around.now) {
                 Expired::NotYet => Verdict::Keep,
-                Expired::Idle => Verdict::End,
+                Expired::Close => Verdict::End,
                 Expired::Rejected(rejection) => self.reject(&rejection, hands, around),
             },
             Phase::Flushing { .. } => {
@@ -216,13 +221,16 @@ impl Connection {
                     self.proxied = Some(Box::new(header));
                 }
                 Step::Request { consumed } => {
-                    let whole = matches!(head.framing, Framing::None);
+                    let whole = head.framing.is_empty();
+                    self.client_closes = !head.keep_alive;
                     let length = match head.framing {
                         Framing::None | Framing::Chunked => None,
                         Framing::Length(length) => Some(length),
                     };
                     self.take_head_bytes(consumed, hands);
-                    if !whole {
+                    if whole {
+                        return self.complete(around);
+                    } else {
                         if !around.settings.request_buffering {
                             return self.complete(around);
                         }
@@ -251,7 +259,7 @@ impl Connection {
                     return self.complete(around);
                 }
                 Step::Rejected(rejection) => return self.reject(&rejection, hands, around),
-                Step::Closed => return Verdict::End,
+                Step::Switched | Step::Closed => return Verdict::End,
             }
             if self.start == self.input.len() && self.body.is_some() {
                 self.input.clear();
@@ -316,10 +324,10 @@ impl Connection {
     /// FIN. A complete request that came before it was dealt with before; what is begun can never become complete.
     fn end_of_input(&mut self, _hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         match self.engine.handle_eof() {
-            Eof::Clean => {}
-            Eof::Truncated => {
+            Eof::Clean | Eof::HalfClosed => {}
+            Eof::Truncated(rejection) => {
                 slog::debug!(around.log, "a client left in the middle of its request";
-                    "remote_addr" => self.peer_text());
+                    "rule" => rejection.rule.id(), "remote_addr" => self.peer_text());
             }
         }
         Verdict::End
@@ -346,16 +354,18 @@ impl Connection {
             "rule" => rejection.rule.id(), "source" => rejection.rule.source(), "status" => rejection.status(),
             "remote_addr" => self.peer_text(), "excerpt" => String::from_utf8_lossy(rejection.excerpt.as_bytes()).escape_debug().to_string());
         hands.out.clear();
-        let date = hands.date.now();
-        self.engine.reject(rejection, &date, &mut hands.out);
+        let date = hands.date();
+        self.engine.reject(&around.settings.policy, rejection, &date, &mut hands.out);
         self.send_last(hands, around)
     }
 
     /// A response of the server's own that ends the connection: `status` with its short body.
     pub(crate) fn answer_error(&mut self, status: u16, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         hands.out.clear();
-        let date = hands.date.now();
-        http::write_error(status, &date, &around.settings.policy.server_header, &mut hands.out);
+        let date = hands.date();
+        let retry_after = (status == 503).then_some(RETRY_AFTER);
+        let policy = &around.settings.policy;
+        self.engine.error_response(policy, status, http::reason(status), retry_after, &date, &mut hands.out);
         self.send_last(hands, around)
     }
 
@@ -398,7 +408,12 @@ impl Connection {
     }
 
     /// After a complete response: what is left of it goes out, then the next request or the end.
-    pub(crate) fn finish_response(&mut self, keep_alive: bool, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+    pub(crate) fn finish_response(
+        &mut self,
+        keep_alive: bool,
+        hands: &mut Hands,
+        around: &Surroundings<'_>,
+    ) -> Verdict {
         self.complete = None;
         self.body = None;
         hands.keep_buffer(std::mem::take(&mut self.head_bytes));
@@ -419,7 +434,7 @@ impl Connection {
             return if around.retiring { Verdict::End } else { Verdict::Keep };
         }
         // A client that asked for the close sends nothing more, so there is nothing that a RST could hurt.
-        if self.engine.client_closes() && self.unread() == 0 {
+        if self.client_closes && self.unread() == 0 {
             return Verdict::End;
         }
         self.begin_lingering(hands, around.now)

@@ -10,7 +10,10 @@ use crate::hands::Hands;
 use crate::outbox::Flushed;
 use crate::reactor::{Reactor, lock};
 use crate::sys;
-use rgunicorn_http::{BodyFraming, End, Framing, Head, ProxyHeader, ResponseFault, Span, Started, Step, Trust, write_error};
+use rgunicorn_http::{
+    BodyFraming, End, Framing, Head, Method, ProxyHeader, ResponseFault, Span, Started, Step, Trust, reason,
+    write_error,
+};
 use rgunicorn_protocol::ListenerAddress;
 use std::io;
 use std::net::SocketAddr;
@@ -92,18 +95,22 @@ pub struct Exchange {
     /// Streaming: the engine has given the end of the body.
     body_ended: bool,
     continue_pending: bool,
+    overrun: bool,
 }
 
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").field("stage", &self.stage).field("body_sent", &self.body_sent).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("stage", &self.stage)
+            .field("body_sent", &self.body_sent)
+            .finish_non_exhaustive()
     }
 }
 
 impl Exchange {
     pub(crate) fn new(reactor: Arc<Reactor>, connection: Box<Connection>, waited: Duration) -> Exchange {
-        let body_ended = connection.body.is_some()
-            || connection.head.as_ref().is_none_or(|head| matches!(head.framing, Framing::None));
+        let body_ended =
+            connection.body.is_some() || connection.head.as_ref().is_none_or(|head| head.framing.is_empty());
         let continue_pending = !body_ended && connection.engine.wants_continue();
         Exchange {
             reactor,
@@ -117,6 +124,7 @@ impl Exchange {
             started: Instant::now(),
             body_ended,
             continue_pending,
+            overrun: false,
         }
     }
 
@@ -191,6 +199,11 @@ impl Exchange {
     /// Bytes of the response body so far, without framing.
     pub fn body_sent(&self) -> u64 {
         self.body_sent
+    }
+
+    /// Whether the application gave more than its Content-Length; the rest was cut.
+    pub fn overrun(&self) -> bool {
+        self.overrun
     }
 
     // The request body.
@@ -285,7 +298,9 @@ impl Exchange {
                     self.stage_broken_after_response();
                     return Err(BodyError::Rejected(rejection.rule.text()));
                 }
-                Step::Closed | Step::Request { .. } | Step::Proxied { .. } => return Err(BodyError::Truncated),
+                Step::Closed | Step::Switched | Step::Request { .. } | Step::Proxied { .. } => {
+                    return Err(BodyError::Truncated);
+                }
                 // A chunk-size line may be longer than the reader's room.
                 Step::NeedMore | Step::Wait if input.len() < connection.unread() => {
                     let mut wider = vec![0; into.len() * 2 + 64];
@@ -293,7 +308,9 @@ impl Exchange {
                     // The wider read gave data only if it fits; keep what does not for the next call.
                     let fits = n.min(into.len());
                     into[..fits].copy_from_slice(&wider[..fits]);
-                    if n > fits && let Some(connection) = self.connection.as_mut() {
+                    if n > fits
+                        && let Some(connection) = self.connection.as_mut()
+                    {
                         let mut rest = BufferedBody::new(None, &self.reactor.settings.spool);
                         let _ = rest.append(&wider[fits..n], &self.reactor.settings.spool);
                         connection.body = Some(Box::new(rest));
@@ -367,26 +384,23 @@ impl Exchange {
         known_length: Option<u64>,
         hands: &mut Hands,
     ) -> Result<Started, ResponseFault> {
-        let date = hands.date.now();
+        let date = hands.date();
         self.out.clear();
         let retiring = self.reactor.retiring.load(std::sync::atomic::Ordering::Relaxed);
-        let Some(connection) = self.connection.as_mut() else { return Err(ResponseFault::TooLate) };
-        let Connection { engine, head, .. } = &mut **connection;
+        let Some(connection) = self.connection.as_mut() else { return Err(ResponseFault::OutOfTurn) };
         if retiring {
-            engine.close_after_response();
+            connection.engine.close_after_response();
         }
-        let fallback = Head::default();
-        let started = engine.start_response(
+        let started = connection.engine.start_response(
             &self.reactor.settings.policy,
-            head.as_deref().unwrap_or(&fallback),
             status,
             fields.iter().copied(),
             known_length,
             &date,
             &mut self.out,
         )?;
-        self.status = started.status;
-        self.stage = Stage::Started(started.body);
+        self.status = status.iter().take(3).fold(0, |code, digit| code * 10 + u16::from(digit & 15));
+        self.stage = Stage::Started(started.framing);
         Ok(started)
     }
 
@@ -400,12 +414,11 @@ impl Exchange {
         }
         let Some(connection) = self.connection.as_mut() else { return Ok(Flow::Go) };
         let mut out = Vec::new();
-        let Connection { engine, head, .. } = &mut **connection;
-        let fallback = Head::default();
-        engine
-            .early_hints(head.as_deref().unwrap_or(&fallback), fields.iter().copied(), &mut out)
-            .map_err(SendError::Fault)?;
-        self.transmit_raw(&out)
+        if connection.engine.early_hints(fields.iter().copied(), &mut out).map_err(SendError::Fault)? {
+            self.transmit_raw(&out)
+        } else {
+            Ok(Flow::Go)
+        }
     }
 
     /// Sends data of the response body, and the head with the first. All of it is taken: what the socket does not take
@@ -416,12 +429,13 @@ impl Exchange {
     pub fn send(&mut self, data: &[u8]) -> Result<Flow, SendError> {
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         match self.stage {
-            Stage::Unanswered => return Err(SendError::Fault(ResponseFault::TooEarly)),
+            Stage::Unanswered => return Err(SendError::Fault(ResponseFault::OutOfTurn)),
             Stage::Broken => return Err(gone()),
             Stage::Started(_) => {}
         }
-        let chunk = connection.engine.frame_data(data.len());
-        let data = &data[..chunk.take];
+        let chunk = connection.engine.frame_data(data.len() as u64);
+        let data = &data[..chunk.take as usize];
+        self.overrun |= chunk.overrun;
         self.body_sent += data.len() as u64;
         self.out.extend_from_slice(chunk.prefix());
         if data.len() <= JOIN_UP_TO {
@@ -447,12 +461,13 @@ impl Exchange {
         }
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         if !matches!(self.stage, Stage::Started(_)) {
-            return Err(SendError::Fault(ResponseFault::TooEarly));
+            return Err(SendError::Fault(ResponseFault::OutOfTurn));
         }
-        let chunk = connection.engine.frame_data(data.len());
-        self.body_sent += chunk.take as u64;
+        let chunk = connection.engine.frame_data(data.len() as u64);
+        self.overrun |= chunk.overrun;
+        self.body_sent += chunk.take;
         self.out.extend_from_slice(chunk.prefix());
-        self.out.extend_from_slice(&data[..chunk.take]);
+        self.out.extend_from_slice(&data[..chunk.take as usize]);
         self.out.extend_from_slice(chunk.suffix);
         Ok(Flow::Go)
     }
@@ -466,20 +481,25 @@ impl Exchange {
     }
 
     /// Sends `length` bytes of `file` from `offset` as response body, by sendfile(2), after everything before it. The
-    /// lane need not wait: the reactor goes on after the exchange has ended. For bodies with a Content-Length only.
+    /// lane need not wait: the reactor goes on after the exchange has ended. Not past the Content-Length.
     ///
     /// # Errors
     /// As [`Exchange::send`].
     pub fn send_file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), SendError> {
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
-        let taken = connection.engine.frame_file(length);
-        self.body_sent += taken;
+        if !matches!(self.stage, Stage::Started(_)) {
+            return Err(SendError::Fault(ResponseFault::OutOfTurn));
+        }
+        let chunk = connection.engine.frame_data(length);
+        self.body_sent += chunk.take;
         let outbox = connection.outbox();
         let mut queue = lock(&outbox);
         queue.own(&connection.socket);
         queue.push(&self.out);
         self.out.clear();
-        queue.push_file(file, offset, taken);
+        queue.push(chunk.prefix());
+        queue.push_file(file, offset, chunk.take);
+        queue.push(chunk.suffix);
         let flushed = queue.flush_own();
         drop(queue);
         match flushed {
@@ -664,13 +684,19 @@ impl Exchange {
             self.stage = Stage::Broken;
             return;
         }
-        let date = hands.date.now();
+        let date = hands.date();
         self.out.clear();
-        write_error(status, &date, &self.reactor.settings.policy.server_header, &mut self.out);
         self.status = status;
+        self.body_sent = 0;
         if let Some(connection) = self.connection.as_mut() {
-            connection.engine.close_after_response();
+            let policy = &self.reactor.settings.policy;
+            // The head that was encoded and not sent is forgotten, and with it the engine's idea of a response.
+            if !connection.engine.error_response(policy, status, reason(status), None, &date, &mut self.out) {
+                let head_only = connection.head.as_ref().is_some_and(|head| head.method == Method::Head);
+                write_error(status, reason(status), None, &policy.server_header, &date, head_only, &mut self.out);
+            }
         }
+        // What the socket does not take goes to the outbox; what fails, fails with the connection.
         let _ = self.transmit();
         self.stage = Stage::Broken;
         if let Some(connection) = self.connection.take() {
@@ -689,7 +715,7 @@ impl Exchange {
             self.reactor.end(connection);
             return finished;
         }
-        let end = connection.engine.end_response(&mut self.out);
+        let end = connection.engine.end_response(&self.reactor.settings.policy, Instant::now(), &mut self.out);
         self.connection = Some(connection);
         let sent = if self.out.is_empty() { Ok(Flow::Go) } else { self.transmit() };
         let Some(connection) = self.connection.take() else { return finished };
@@ -699,11 +725,7 @@ impl Exchange {
                 self.reactor.end(connection);
             }
             (_, Err(_)) => self.reactor.end(connection),
-            // A streamed body that was not read to its end stands before the next request.
-            (End::KeepAlive, Ok(_)) => {
-                let keep_alive = self.body_ended;
-                self.give_back(connection, keep_alive, hands);
-            }
+            (End::KeepAlive, Ok(_)) => self.give_back(connection, true, hands),
             (End::Close, Ok(_)) => self.give_back(connection, false, hands),
         }
         finished

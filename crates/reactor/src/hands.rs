@@ -2,7 +2,8 @@
 //!
 //! Nothing here is shared, so nothing here is locked. Buffers wander between threads with the connections they serve.
 
-use rgunicorn_http::{Head, HttpDate};
+use rgunicorn_http::{Head, HttpDate, imf_fixdate};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes read at once, and the size of a reused buffer.
 pub(crate) const READ_SIZE: usize = 16 * 1024;
@@ -22,7 +23,8 @@ pub struct Hands {
     pub(crate) out: Vec<u8>,
     /// What is read and forgotten.
     pub(crate) scratch: Vec<u8>,
-    pub(crate) date: HttpDate,
+    date: HttpDate,
+    date_second: u64,
 }
 
 impl Default for Hands {
@@ -33,7 +35,8 @@ impl Default for Hands {
             heads: Vec::new(),
             out: Vec::with_capacity(4096),
             scratch: vec![0; READ_SIZE],
-            date: HttpDate::default(),
+            date: imf_fixdate(0),
+            date_second: 0,
         }
     }
 }
@@ -50,6 +53,16 @@ impl Hands {
             buffer.clear();
             self.buffers.push(buffer);
         }
+    }
+
+    /// The value of `Date` for now.
+    pub(crate) fn date(&mut self) -> HttpDate {
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if second != self.date_second {
+            self.date_second = second;
+            self.date = imf_fixdate(second);
+        }
+        self.date
     }
 
     pub(crate) fn head(&mut self) -> Box<Head> {

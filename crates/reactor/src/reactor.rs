@@ -250,11 +250,7 @@ impl Reactor {
         let now = Instant::now();
         let out = {
             let mut table = lock(&self.table);
-            if table.next_deadline().is_none_or(|at| at > now) {
-                Vec::new()
-            } else {
-                table.expire(now)
-            }
+            if table.next_deadline().is_none_or(|at| at > now) { Vec::new() } else { table.expire(now) }
         };
         for token in out {
             self.expire_for_lane(token);
@@ -285,11 +281,7 @@ impl Reactor {
         }
     }
 
-    pub(crate) fn follow(
-        self: &Arc<Self>,
-        verdict: Verdict,
-        connection: Box<Connection>,
-    ) -> Option<Box<Connection>> {
+    pub(crate) fn follow(self: &Arc<Self>, verdict: Verdict, connection: Box<Connection>) -> Option<Box<Connection>> {
         match verdict {
             Verdict::Keep => {
                 self.put_back(connection);

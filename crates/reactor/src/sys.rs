@@ -54,9 +54,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut Vec<u8>) -> io::Result<
 /// recv(2) and forget, without waiting: what a client sends after the last response.
 pub(crate) fn discard(socket: BorrowedFd<'_>, scratch: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length are of one live, writable slice.
-    retry(|| unsafe {
-        libc::recv(socket.as_raw_fd(), scratch.as_mut_ptr().cast(), scratch.len(), libc::MSG_DONTWAIT)
-    })
+    retry(|| unsafe { libc::recv(socket.as_raw_fd(), scratch.as_mut_ptr().cast(), scratch.len(), libc::MSG_DONTWAIT) })
 }
 
 /// sendfile(2) of at most `length` bytes from `offset`, which moves on. `Ok(0)`: the file has ended.
@@ -154,9 +152,7 @@ pub(crate) fn control(
 /// epoll_wait(2); `timeout` in milliseconds, -1 for ever. EINTR is "nothing yet".
 pub(crate) fn wait(epoll: BorrowedFd<'_>, events: &mut [libc::epoll_event], timeout: i32) -> io::Result<usize> {
     // SAFETY: the pointer and the length are of one live, writable slice.
-    let n = unsafe {
-        libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, timeout)
-    };
+    let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, timeout) };
     match check(n as libc::ssize_t) {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
         result => result,

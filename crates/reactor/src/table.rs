@@ -204,7 +204,7 @@ impl Table {
         let mut out = Vec::new();
         loop {
             let Table { timers, places, .. } = self;
-            let due = timers.pop_due(now, |token| {
+            let due = timers.pop_due(now, places, |places, token| {
                 places
                     .get_mut(token.index as usize)
                     .filter(|place| place.used && place.generation == token.generation)

@@ -45,17 +45,18 @@ impl Timers {
     }
 
     /// Takes one token whose deadline has passed. `armed_of` gives the table's side, or none if the token is dead.
-    pub(crate) fn pop_due<'a>(
+    pub(crate) fn pop_due<T: ?Sized>(
         &mut self,
         now: Instant,
-        mut armed_of: impl FnMut(Token) -> Option<&'a mut Armed>,
+        table: &mut T,
+        armed_of: impl for<'t> Fn(&'t mut T, Token) -> Option<&'t mut Armed>,
     ) -> Option<Token> {
         while let Some(Reverse((at, token))) = self.heap.peek().copied() {
             if at > now {
                 return None;
             }
             self.heap.pop();
-            let Some(armed) = armed_of(token) else { continue };
+            let Some(armed) = armed_of(table, token) else { continue };
             if armed.scheduled != Some(at) {
                 continue;
             }
@@ -90,9 +91,9 @@ mod tests {
             timers.arm(&mut armed, TOKEN, Some(start + Duration::from_secs(n)));
         }
         assert_eq!(timers.heap.len(), 1);
-        assert_eq!(timers.pop_due(start + Duration::from_secs(99), |_| Some(&mut armed)), None);
-        assert_eq!(timers.pop_due(start + Duration::from_secs(100), |_| Some(&mut armed)), Some(TOKEN));
-        assert_eq!(timers.pop_due(start + Duration::from_secs(200), |_| Some(&mut armed)), None);
+        assert_eq!(timers.pop_due(start + Duration::from_secs(99), &mut armed, |armed, _| Some(armed)), None);
+        assert_eq!(timers.pop_due(start + Duration::from_secs(100), &mut armed, |armed, _| Some(armed)), Some(TOKEN));
+        assert_eq!(timers.pop_due(start + Duration::from_secs(200), &mut armed, |armed, _| Some(armed)), None);
     }
 
     #[test]
@@ -100,8 +101,8 @@ mod tests {
         let (start, mut timers, mut armed) = (Instant::now(), Timers::default(), Armed::default());
         timers.arm(&mut armed, TOKEN, Some(start + Duration::from_secs(75)));
         timers.arm(&mut armed, TOKEN, Some(start + Duration::from_secs(5)));
-        assert_eq!(timers.pop_due(start + Duration::from_secs(5), |_| Some(&mut armed)), Some(TOKEN));
-        assert_eq!(timers.pop_due(start + Duration::from_secs(80), |_| Some(&mut armed)), None);
+        assert_eq!(timers.pop_due(start + Duration::from_secs(5), &mut armed, |armed, _| Some(armed)), Some(TOKEN));
+        assert_eq!(timers.pop_due(start + Duration::from_secs(80), &mut armed, |armed, _| Some(armed)), None);
     }
 
     #[test]
@@ -109,8 +110,8 @@ mod tests {
         let (start, mut timers, mut armed) = (Instant::now(), Timers::default(), Armed::default());
         timers.arm(&mut armed, TOKEN, Some(start));
         timers.arm(&mut armed, TOKEN, None);
-        assert_eq!(timers.pop_due(start + Duration::from_secs(1), |_| Some(&mut armed)), None);
+        assert_eq!(timers.pop_due(start + Duration::from_secs(1), &mut armed, |armed, _| Some(armed)), None);
         timers.arm(&mut armed, TOKEN, Some(start));
-        assert_eq!(timers.pop_due(start + Duration::from_secs(1), |_| None), None);
+        assert_eq!(timers.pop_due(start + Duration::from_secs(1), &mut armed, |_, _| None), None);
     }
 }

@@ -5,11 +5,11 @@
 
 /// Names one connection for as long as it lives, and nothing after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token {
+pub(crate) struct Token {
     /// Place in the table.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Generation of the place.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 /// What an epoll event is about.
