@@ -1,0 +1,32 @@
+"""The applications that are measured: as little as the question allows, so that the server is what costs."""
+
+import time
+
+_BODY = b"Hello, World!"
+_HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(_BODY)))]
+
+
+def hello(environ, start_response):
+    """The cheapest response that is one."""
+    start_response("200 OK", _HEADERS)
+    return [_BODY]
+
+
+def mixed(environ, start_response):
+    """/sleep waits 10 ms as for a database, /spin computes for about 5 ms, everything else is hello."""
+    path = environ["PATH_INFO"]
+    if path == "/sleep":
+        time.sleep(0.010)
+    elif path == "/spin":
+        end = time.thread_time() + 0.005
+        while time.thread_time() < end:
+            sum(range(1000))
+    start_response("200 OK", _HEADERS)
+    return [_BODY]
+
+
+def upload(environ, start_response):
+    """Reads the body and says how long it is."""
+    length = str(len(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(length)))])
+    return [length]
