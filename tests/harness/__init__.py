@@ -5,9 +5,10 @@ only place that waits. Nothing in here knows what a particular test wants to sho
 """
 
 from .box import Box
+from .browser import Browser
 from .gate import Gate
 from .http import Connection, Response
 from .server import Server
 from .waiting import until
 
-__all__ = ["Box", "Connection", "Gate", "Response", "Server", "until"]
+__all__ = ["Box", "Browser", "Connection", "Gate", "Response", "Server", "until"]
