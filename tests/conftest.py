@@ -1,11 +1,12 @@
 """Fixtures of all the tests: `serve` starts servers and checks at the end that all went well."""
 
+import subprocess
 import sys
 
 import pytest
 from harness import Server
-from harness.requirement import require
-from harness.server import APPS, BINARY, write
+from harness.requirement import command, require
+from harness.server import APPS, BINARY, ROOT, write
 
 
 def pytest_sessionstart(session):
@@ -66,6 +67,16 @@ def serve(request, tmp_path):
         except AssertionError as error:
             problems.append(str(error))
     assert not problems, "\n\n".join(problems)
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory):
+    """The path of the Debian package, built once from the binaries under test."""
+    command("dpkg-deb")
+    directory = tmp_path_factory.mktemp("deb")
+    subprocess.run([ROOT / "packaging/deb/build", BINARY.parent, directory], check=True, stdout=subprocess.DEVNULL)
+    (package,) = directory.glob("*.deb")
+    return package
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ from .waiting import until
 class Gate:
     """`connection.request(target=gate.target)`; `gate.entered()`; `gate.open()`. The application is apps/plain.py."""
 
-    def __init__(self, directory, name="gate"):
+    def __init__(self, directory, name="gate", seen_as=None):
+        """`seen_as`: the directory's name where the application runs, if it is another one there."""
         self._path = Path(directory) / name
+        self._seen_as = Path(seen_as or directory) / name
 
     @property
     def target(self):
-        return f"/gate?{self._path}"
+        return f"/gate?{self._seen_as}"
 
     def entered(self, within=10.0):
         """Waits until the request is in the application; returns the worker's pid."""
