@@ -4,8 +4,8 @@ import os
 import time
 
 import pytest
-from conftest import FLASK
 from harness import until
+from harness.instance import FLASK
 from harness.server import APPS
 
 GOOD = """

@@ -1,0 +1,77 @@
+"""An instance of rgunicorn in a box: rgunicorn@NAME, its files, its units, its records."""
+
+from .gate import Gate
+from .waiting import until
+
+# Interpreters in the box: the system's, and that of a virtual environment with Flask.
+PYTHON = "/usr/bin/python3"
+FLASK = "/opt/flask/bin/python"
+
+
+class Instance:
+    """rgunicorn@NAME in the box: its files, its units, its records."""
+
+    def __init__(self, box, name):
+        self.box = box
+        self.name = name
+        self.service = f"rgunicorn@{name}.service"
+        self.socket = f"rgunicorn@{name}.socket"
+        self.path = f"/run/rgunicorn/{name}.sock"
+        self.directory = f"/srv/{name}"
+        self.may_fail = False
+
+    def write(self, files, **settings):
+        """The application's files, and /etc/rgunicorn/NAME.toml."""
+        for name, text in files.items():
+            self.box.write(f"{self.directory}/{name}", text)
+        values = {"chdir": self.directory, "python": PYTHON, "workers": 2} | settings
+        lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+                 for name, value in values.items()]
+        self.box.write(f"/etc/rgunicorn/{self.name}.toml", "".join(lines))
+        return self
+
+    def open(self):
+        """Opens the socket; the service starts with the first connection."""
+        self.box.systemctl("start", self.socket)
+        return self
+
+    def connect(self, timeout=15.0):
+        return self.box.connect(self.path, timeout)
+
+    def get(self, target="/", headers=()):
+        with self.connect() as client:
+            return client.get(target, headers)
+
+    def show(self, name):
+        return self.box.show(self.service, name)
+
+    @property
+    def state(self):
+        return self.show("ActiveState") + "/" + self.show("SubState")
+
+    @property
+    def arbiter(self):
+        """The arbiter's pid in the box."""
+        return int(self.show("MainPID"))
+
+    def records(self, *matches):
+        """What `journalctl -u` shows."""
+        return self.box.journal("-u", self.service, *matches)
+
+    def found(self, text, *matches, within=10.0):
+        """Waits for a record that contains `text`."""
+        return until(lambda: [r for r in self.records(*matches) if text in str(r.get("MESSAGE"))],
+                     f"a record with {text!r} of {self.name}", within)[0]
+
+    def gate(self, name="gate"):
+        """A gate in the one directory that the service may write to."""
+        return Gate(self.box.path(f"/var/lib/private/rgunicorn/{self.name}"), name, f"/var/lib/rgunicorn/{self.name}")
+
+    def close(self):
+        self.box.systemctl("stop", self.socket, self.service, check=False, timeout=90)
+        result = self.show("Result")
+        self.box.systemctl("reset-failed", self.socket, self.service, check=False)
+        if not self.may_fail:
+            assert result == "success", f"{self.service} ended with {result}"
+            bad = [r["MESSAGE"] for r in self.records("PRIORITY=0", "PRIORITY=1", "PRIORITY=2", "PRIORITY=3")]
+            assert not bad, bad
