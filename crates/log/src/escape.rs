@@ -104,30 +104,44 @@ pub(crate) fn push_value(line: &mut Vec<u8>, value: &str) {
 
 /// Appends a JSON string. Bytes that are not UTF-8 are read as Latin-1, as WSGI does.
 pub(crate) fn push_json(line: &mut Vec<u8>, value: &[u8]) {
-    match std::str::from_utf8(value) {
-        Ok(text) => push_json_characters(line, text.chars()),
-        Err(_) => push_json_characters(line, value.iter().map(|&byte| char::from(byte))),
-    }
-}
-
-fn push_json_characters(line: &mut Vec<u8>, characters: impl Iterator<Item = char>) {
     line.push(b'"');
-    let mut buffer = [0; 4];
-    for character in characters {
-        match character {
-            '"' => line.extend_from_slice(b"\\\""),
-            '\\' => line.extend_from_slice(b"\\\\"),
-            '\n' => line.extend_from_slice(b"\\n"),
-            '\r' => line.extend_from_slice(b"\\r"),
-            '\t' => line.extend_from_slice(b"\\t"),
-            '\u{2028}' => line.extend_from_slice(b"\\u2028"),
-            '\u{2029}' => line.extend_from_slice(b"\\u2029"),
-            // Control characters of both blocks are below U+0100.
-            other if other.is_control() => push_hex(line, b"\\u00", other as u32 as u8),
-            other => line.extend_from_slice(other.encode_utf8(&mut buffer).as_bytes()),
+    let mut rest = value;
+    loop {
+        let plain = rest.iter().position(|&byte| !PLAIN[usize::from(byte)]).unwrap_or(rest.len());
+        line.extend_from_slice(&rest[..plain]);
+        rest = &rest[plain..];
+        match rest.first() {
+            None => break,
+            Some(byte) if byte.is_ascii() => {
+                push_json_character(line, char::from(*byte));
+                rest = &rest[1..];
+            }
+            // Whether it is UTF-8 is seen only now: most values are plain.
+            Some(_) => {
+                match std::str::from_utf8(value).ok().and_then(|text| text.get(value.len() - rest.len()..)) {
+                    Some(text) => text.chars().for_each(|character| push_json_character(line, character)),
+                    None => rest.iter().for_each(|&byte| push_json_character(line, char::from(byte))),
+                }
+                break;
+            }
         }
     }
     line.push(b'"');
+}
+
+fn push_json_character(line: &mut Vec<u8>, character: char) {
+    match character {
+        '"' => line.extend_from_slice(b"\\\""),
+        '\\' => line.extend_from_slice(b"\\\\"),
+        '\n' => line.extend_from_slice(b"\\n"),
+        '\r' => line.extend_from_slice(b"\\r"),
+        '\t' => line.extend_from_slice(b"\\t"),
+        '\u{2028}' => line.extend_from_slice(b"\\u2028"),
+        '\u{2029}' => line.extend_from_slice(b"\\u2029"),
+        // Control characters of both blocks are below U+0100.
+        other if other.is_control() => push_hex(line, b"\\u00", other as u32 as u8),
+        other => line.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
+    }
 }
 
 /// Appends a number in decimal.
