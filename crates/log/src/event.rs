@@ -303,4 +303,14 @@ mod tests {
             assert!(paragraph_line.len() <= 78, "{paragraph_line}");
         }
     }
+
+    #[test]
+    fn the_shipped_catalog_is_the_tables() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../systemd/catalog/rgunicorn.catalog");
+        if std::env::var_os("RGUNICORN_BLESS").is_some() {
+            std::fs::write(path, catalog()).unwrap();
+        }
+        let shipped = std::fs::read_to_string(path).unwrap();
+        assert!(shipped == catalog(), "make it anew: RGUNICORN_BLESS=1 cargo test -p rgunicorn-log catalog");
+    }
 }
