@@ -6,6 +6,7 @@
 
 use crate::body::{BufferedBody, SpoolError};
 use crate::hands::{Hands, KEEP_SMALL, READ_SIZE};
+use crate::offspring::Socket;
 use crate::outbox::{Flushed, Outbox};
 use crate::settings::ReactorSettings;
 use crate::sys;
@@ -65,7 +66,7 @@ pub(crate) struct Surroundings<'a> {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) token: Token,
-    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) socket: Arc<Socket>,
     pub(crate) engine: http::Connection,
     /// Received bytes; those before `start` are consumed.
     pub(crate) input: Vec<u8>,
@@ -100,7 +101,7 @@ impl Connection {
     ) -> Connection {
         Connection {
             token,
-            socket: Arc::new(socket),
+            socket: Arc::new(Socket::new(socket)),
             engine: http::Connection::new(&settings.policy, now),
             input: Vec::new(),
             start: 0,

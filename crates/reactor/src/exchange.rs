@@ -574,13 +574,13 @@ impl Exchange {
 
     fn transmit_raw(&mut self, bytes: &[u8]) -> Result<Flow, SendError> {
         if self.boxed {
-            return self.into_outbox(&[bytes]);
+            return self.box_up(&[bytes]);
         }
         let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
         match sys::send(connection.socket.as_fd(), bytes) {
             Ok(n) if n == bytes.len() => Ok(Flow::Go),
-            Ok(n) => self.into_outbox(&[&bytes[n..]]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.into_outbox(&[bytes]),
+            Ok(n) => self.box_up(&[&bytes[n..]]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.box_up(&[bytes]),
             Err(error) => {
                 self.stage = Stage::Broken;
                 Err(SendError::Gone(error))
@@ -599,14 +599,14 @@ impl Exchange {
 
     fn transmit_two(&mut self, out: &[u8], data: &[u8]) -> Result<Flow, SendError> {
         if self.boxed {
-            return self.into_outbox(&[out, data]);
+            return self.box_up(&[out, data]);
         }
         let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
         match sys::send_two(connection.socket.as_fd(), out, data) {
             Ok(n) if n == out.len() + data.len() => Ok(Flow::Go),
-            Ok(n) if n >= out.len() => self.into_outbox(&[&data[n - out.len()..]]),
-            Ok(n) => self.into_outbox(&[&out[n..], data]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.into_outbox(&[out, data]),
+            Ok(n) if n >= out.len() => self.box_up(&[&data[n - out.len()..]]),
+            Ok(n) => self.box_up(&[&out[n..], data]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.box_up(&[out, data]),
             Err(error) => {
                 self.stage = Stage::Broken;
                 Err(SendError::Gone(error))
@@ -614,7 +614,7 @@ impl Exchange {
         }
     }
 
-    fn into_outbox(&mut self, parts: &[&[u8]]) -> Result<Flow, SendError> {
+    fn box_up(&mut self, parts: &[&[u8]]) -> Result<Flow, SendError> {
         let limit = self.reactor.settings.response_buffer;
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         let outbox = connection.outbox();
@@ -706,7 +706,7 @@ impl Exchange {
 
     /// Ends the response and gives the connection back: the next request, or the end. Bytes that the response owes
     /// against its Content-Length are returned.
-    pub fn finish(mut self: Box<Self>, hands: &mut Hands) -> Finished {
+    pub fn finish(mut self, hands: &mut Hands) -> Finished {
         let Some(mut connection) = self.connection.take() else {
             return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         };

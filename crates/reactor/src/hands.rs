@@ -18,6 +18,8 @@ const EVENTS: usize = 128;
 pub struct Hands {
     pub(crate) events: Vec<libc::epoll_event>,
     buffers: Vec<Vec<u8>>,
+    // Boxed as connections hold them: a head changes hands by its pointer.
+    #[allow(clippy::vec_box)]
     heads: Vec<Box<Head>>,
     /// What is about to be sent.
     pub(crate) out: Vec<u8>,

@@ -4,18 +4,19 @@
 //! that was added last; a worker that has accepted leaves the set and joins it again, at the end of the queue, so that
 //! idle workers take turns (epoll_ctl(2); MOD would be EINVAL).
 
+use crate::offspring::Socket;
 use crate::reactor::{Reactor, Service, lock};
 use crate::sys;
 use crate::token::Source;
 use rgunicorn_protocol::ListenerAddress;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[derive(Debug)]
 struct Listener {
-    fd: OwnedFd,
+    fd: Socket,
     address: ListenerAddress,
     watched: bool,
 }
@@ -36,17 +37,15 @@ fn spare() -> Option<OwnedFd> {
 
 impl Listeners {
     pub(crate) fn new(listeners: Vec<(OwnedFd, ListenerAddress)>) -> Listeners {
-        let all = listeners.into_iter().map(|(fd, address)| Listener { fd, address, watched: false }).collect();
+        let all = listeners
+            .into_iter()
+            .map(|(fd, address)| Listener { fd: Socket::new(fd), address, watched: false })
+            .collect();
         Listeners { all, open: false, reserve: spare() }
     }
 
     pub(crate) fn address(&self, n: u32) -> Option<ListenerAddress> {
         self.all.get(n as usize).map(|listener| listener.address.clone())
-    }
-
-    /// The fds, for a child of the application that must close them.
-    pub(crate) fn raw_fds(&self) -> Vec<i32> {
-        self.all.iter().map(|listener| listener.fd.as_raw_fd()).collect()
     }
 }
 

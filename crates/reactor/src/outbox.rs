@@ -3,6 +3,7 @@
 //! Owns the unsent segments of one connection, in order. Knows neither epoll nor HTTP. Invariant: nothing is written to
 //! the socket past an unsent segment.
 
+use crate::offspring::Socket;
 use crate::sys;
 use std::collections::VecDeque;
 use std::io;
@@ -26,7 +27,7 @@ pub(crate) struct Outbox {
     held: usize,
     /// The socket, for a flush by a thread that has not the connection's box. Held open by this, so that its number
     /// cannot be another connection's by then.
-    socket: Option<Arc<OwnedFd>>,
+    socket: Option<Arc<Socket>>,
     /// Bytes sent since the outbox was made; the send deadline moves when this does.
     pub(crate) progress: u64,
 }
@@ -53,7 +54,7 @@ impl Outbox {
     }
 
     /// Remembers the socket for [`Outbox::flush_own`].
-    pub(crate) fn own(&mut self, socket: &Arc<OwnedFd>) {
+    pub(crate) fn own(&mut self, socket: &Arc<Socket>) {
         self.socket.get_or_insert_with(|| Arc::clone(socket));
     }
 

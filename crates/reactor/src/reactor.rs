@@ -88,11 +88,19 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn epoll_set(channel: &Channel) -> io::Result<(Epoll, EventFd)> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    sys::control(epoll.0.as_fd(), libc::EPOLL_CTL_ADD, kick.as_fd(), libc::EPOLLIN, Source::Kick)?;
+    sys::control(epoll.0.as_fd(), libc::EPOLL_CTL_ADD, channel.as_fd(), libc::EPOLLIN, Source::Channel)?;
+    Ok((epoll, kick))
+}
+
 impl Reactor {
     /// Makes the reactor of this worker. The listeners are polled from the promotion on.
     ///
     /// # Errors
-    /// Those of epoll_create1(2), eventfd(2), epoll_ctl(2): too many fds.
+    /// Those of epoll_create1(2), eventfd(2), epoll_ctl(2): too many fds. The channel comes back, to say so.
     pub fn new(
         settings: ReactorSettings,
         listeners: Vec<(OwnedFd, ListenerAddress)>,
@@ -100,11 +108,11 @@ impl Reactor {
         graceful_timeout: Duration,
         on_reopen: Box<dyn Fn() + Send>,
         log: Logger,
-    ) -> io::Result<Arc<Reactor>> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        sys::control(epoll.0.as_fd(), libc::EPOLL_CTL_ADD, kick.as_fd(), libc::EPOLLIN, Source::Kick)?;
-        sys::control(epoll.0.as_fd(), libc::EPOLL_CTL_ADD, channel.as_fd(), libc::EPOLLIN, Source::Channel)?;
+    ) -> Result<Arc<Reactor>, (Channel, io::Error)> {
+        let (epoll, kick) = match epoll_set(&channel) {
+            Ok(made) => made,
+            Err(error) => return Err((channel, error)),
+        };
         Ok(Arc::new(Reactor {
             epoll,
             kick,
@@ -327,7 +335,7 @@ impl Reactor {
             table.leave(connection.token);
             table.len()
         };
-        sys::end(self.epoll.0.as_fd(), &connection.socket);
+        sys::end(self.epoll.0.as_fd(), connection.socket.as_fd());
         drop(connection);
         if left == 0 {
             self.finish_if_retired();

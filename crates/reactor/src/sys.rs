@@ -116,7 +116,7 @@ pub(crate) fn socket_address(address: &libc::sockaddr_storage) -> Option<std::ne
 /// The end of a connection that another process may hold a duplicate of (an application that forked): out of the epoll
 /// set, FIN to the peer. A close alone would do none of the first two (epoll(7), questions and answers).
 /// The caller drops the fd.
-pub(crate) fn end(epoll: BorrowedFd<'_>, socket: &OwnedFd) {
+pub(crate) fn end(epoll: BorrowedFd<'_>, socket: BorrowedFd<'_>) {
     let fd = socket.as_raw_fd();
     // SAFETY: both fds are open; a null event is allowed for DEL since Linux 2.6.9.
     unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };

@@ -1,0 +1,64 @@
+//! Which fds a process that the application forks must not keep.
+//!
+//! A bit per fd number, set while the fd is ours. The child reads it right after the fork, when no lock can be taken
+//! (another thread of the parent may have held it), so it is a static array of atomics and nothing else.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// As many fds as the kernel's default fs.nr_open allows a process; the pages of the array exist once they are touched.
+const MOST_FDS: usize = 1 << 20;
+
+static OURS: [AtomicU64; MOST_FDS / 64] = [const { AtomicU64::new(0) }; MOST_FDS / 64];
+
+fn word(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
+    let fd = usize::try_from(fd).ok()?;
+    OURS.get(fd / 64).map(|word| (word, 1 << (fd % 64)))
+}
+
+/// An fd that no child of the application keeps.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd) -> Socket {
+        if let Some((word, bit)) = word(fd.as_raw_fd()) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Socket(fd)
+    }
+}
+
+impl Drop for Socket {
+    /// The bit goes before the fd is closed: its number may be the application's an instant later.
+    fn drop(&mut self) {
+        if let Some((word, bit)) = word(self.0.as_raw_fd()) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Closes all our fds. For a child that the application has just forked, in its only thread. Async-signal-safe.
+pub fn close_in_child() {
+    for (n, word) in OURS.iter().enumerate() {
+        let mut bits = word.load(Ordering::Relaxed);
+        while bits != 0 {
+            let fd = n * 64 + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            // SAFETY: the fd is one of ours, and in this process nothing of ours will run again.
+            unsafe { libc::close(fd as RawFd) };
+        }
+    }
+}

@@ -1,0 +1,143 @@
+# Finds the application. Run in the worker (or in a preloading mold) with `spec` = "module:variable".
+import ast
+import importlib
+import os
+import sys
+import traceback
+
+
+class Fault(Exception):
+    """A fault of the application, told in one line. kind: "import" or "not_found"."""
+
+    def __init__(self, kind, message, text=None):
+        Exception.__init__(self, message)
+        self.kind, self.message, self.traceback = kind, message, text
+
+
+def _traceback(error, skip):
+    tb = error.__traceback__
+    while skip and tb is not None:
+        tb, skip = tb.tb_next, skip - 1
+    return "".join(traceback.format_exception(type(error), error, tb)).rstrip()
+
+
+def _import(name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            hint = ""
+            if name.endswith(".py"):
+                hint = " (give the module's name, not its file: %r)" % name[:-3]
+            raise Fault("not_found", "there is no module %r%s: searched from %s; check `app`, `chdir` and `pythonpath`"
+                        % (name, hint, os.getcwd())) from None
+        raise Fault("import", "importing %r failed: %s" % (name, _line(error)), _traceback(error, 1)) from None
+    except SystemExit as error:
+        raise Fault("import", "importing %r ended the interpreter: sys.exit(%r) was called" % (name, error.code),
+                    _traceback(error, 1)) from None
+    except BaseException as error:
+        raise Fault("import", "importing %r failed: %s" % (name, _line(error)), _traceback(error, 1)) from None
+
+
+def _line(error):
+    text = str(error).strip().split("\n")[0]
+    return "%s: %s" % (type(error).__name__, text) if text else type(error).__name__
+
+
+def _expression(text, spec):
+    """(name, args, kwargs) of `name` or `name(literals)`; args is None for a plain name."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise Fault("not_found", "%r in app = %r is neither a name nor a call" % (text, spec)) from None
+    names = node.func if isinstance(node, ast.Call) else node
+    path, cursor = [], names
+    while isinstance(cursor, ast.Attribute):
+        path.insert(0, cursor.attr)
+        cursor = cursor.value
+    if not isinstance(cursor, ast.Name):
+        raise Fault("not_found", "%r in app = %r is neither a name nor a call" % (text, spec))
+    path.insert(0, cursor.id)
+    if not isinstance(node, ast.Call):
+        return path, None, None
+    try:
+        args = [ast.literal_eval(arg) for arg in node.args]
+        kwargs = {kw.arg: ast.literal_eval(kw.value) for kw in node.keywords}
+    except ValueError:
+        raise Fault("not_found", "the arguments of %r in app = %r must be literals" % (text, spec)) from None
+    return path, args, kwargs
+
+
+def load(spec):
+    """The application that `spec` names: `module`, `module:variable`, `module:factory("x")`."""
+    module_name, _, expression = spec.partition(":")
+    path, args, kwargs = _expression(expression or "application", spec)
+    module = _import(module_name)
+    found = module
+    for name in path:
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            candidates = [n for n in ("app", "application", "create_app", "make_app") if hasattr(module, n)]
+            hint = "; it has %s" % ", ".join(repr(n) for n in candidates) if candidates else ""
+            raise Fault("not_found", "module %r (%s) has no attribute %r%s: check `app`" % (
+                module_name, getattr(module, "__file__", "built in"), ".".join(path), hint)) from None
+    if args is not None:
+        try:
+            made = found(*args, **kwargs)
+        except BaseException as error:
+            raise Fault("import", "calling %s failed: %s" % (expression, _line(error)), _traceback(error, 1)) from None
+        if made is None:
+            raise Fault("not_found", "%s returned None instead of an application" % expression)
+        found = made
+    if not callable(found):
+        raise Fault("not_found", "%r is not callable: it is %s of type %s; `app` must name a WSGI application or call a"
+                    " factory" % (spec, found if len(repr(found)) < 60 else "an object", type(found).__name__))
+    return found
+
+
+def prepare(env, chdir, pythonpath):
+    """Environment, working directory and sys.path, before anything of the application is imported."""
+    for name, value in env:
+        os.environ[name] = value
+    os.chdir(chdir)
+    for path in [chdir] + list(reversed(pythonpath)):
+        if path in sys.path:
+            sys.path.remove(path)
+        sys.path.insert(0, path)
+    for stream in (sys.stdout, sys.stderr):
+        # What the application prints is a record as soon as its line is complete.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+
+
+def freeze():
+    """Before the first fork: nothing that exists now is looked at by the collector again, so pages stay shared."""
+    import gc
+    gc.collect()
+    gc.freeze()
+
+
+def fork_warnings():
+    """What in a preloading mold does not survive a fork, one sentence each."""
+    import threading
+    names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    found = []
+    if names:
+        found.append("the preloaded application has started threads, which do not exist in the workers: %s"
+                     % ", ".join(names))
+    sockets = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink("/proc/self/fd/" + entry)
+        except OSError:
+            continue
+        if target.startswith("socket:") and int(entry) not in KEPT_FDS and int(entry) > 2:
+            sockets.append("fd %s (%s)" % (entry, target))
+    if sockets:
+        found.append("the preloaded application has open sockets, which all workers would share: %s; open them after"
+                     " the fork, or turn preload_app off" % ", ".join(sockets))
+    return found
+
+
+KEPT_FDS = set()

@@ -1,0 +1,114 @@
+//! The application in its interpreter: environment, sys.path, import. The Python side is `python/application.py`.
+
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+use rgunicorn_protocol::{BootFault, BootFaultKind, WorkerSettings};
+use std::ffi::CString;
+
+/// The imported callable.
+pub(crate) type Application = Py<PyAny>;
+
+const SOURCE: &str = include_str!("../python/application.py");
+
+fn fault(kind: BootFaultKind, message: String) -> BootFault {
+    BootFault { kind, message, traceback: None }
+}
+
+/// Python's own words for an error of ours or of its own.
+fn unexpected(py: Python<'_>, error: &PyErr) -> BootFault {
+    BootFault {
+        kind: BootFaultKind::Environment,
+        message: format!("the worker could not be prepared: {error}"),
+        traceback: error.traceback(py).and_then(|traceback| traceback.format().ok()),
+    }
+}
+
+fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    static MODULE: pyo3::sync::PyOnceLock<Py<PyModule>> = pyo3::sync::PyOnceLock::new();
+    MODULE
+        .get_or_try_init(py, || {
+            let source = CString::new(SOURCE)?;
+            PyModule::from_code(py, &source, c"<rgunicorn>/application.py", c"rgunicorn_application").map(Bound::unbind)
+        })
+        .map(|module| module.bind(py).clone())
+}
+
+/// `CPython 3.11.7 /srv/app/venv/bin/python`, for records.
+pub(crate) fn interpreter(py: Python<'_>) -> String {
+    let version = py.version_info();
+    let executable: String = py
+        .import("sys")
+        .and_then(|sys| sys.getattr("executable"))
+        .and_then(|executable| executable.extract())
+        .unwrap_or_else(|_| "an unknown interpreter".to_owned());
+    format!("CPython {}.{}.{} {executable}", version.major, version.minor, version.patch)
+}
+
+/// Sets environment, working directory and sys.path.
+///
+/// # Errors
+/// The directory cannot be entered.
+pub(crate) fn prepare(py: Python<'_>, settings: &WorkerSettings) -> Result<(), BootFault> {
+    let run = || -> PyResult<()> {
+        let chdir = settings.chdir.as_os_str();
+        let paths: Vec<_> = settings.pythonpath.iter().map(|path| path.as_os_str()).collect();
+        module(py)?.call_method1("prepare", (settings.env.clone(), chdir, paths))?;
+        Ok(())
+    };
+    run().map_err(|error| {
+        if error.is_instance_of::<pyo3::exceptions::PyOSError>(py) {
+            fault(
+                BootFaultKind::Environment,
+                format!("chdir = {:?} cannot be entered by the workers: {}", settings.chdir, error.value(py)),
+            )
+        } else {
+            unexpected(py, &error)
+        }
+    })
+}
+
+/// Imports the application.
+///
+/// # Errors
+/// What the application did wrong, with its traceback.
+pub(crate) fn load(py: Python<'_>, settings: &WorkerSettings) -> Result<Application, BootFault> {
+    let module = module(py).map_err(|error| unexpected(py, &error))?;
+    match module.call_method1("load", (&settings.app,)) {
+        Ok(application) => Ok(application.unbind()),
+        Err(error) => Err(load_fault(py, &module, &error)),
+    }
+}
+
+fn load_fault(py: Python<'_>, module: &Bound<'_, PyModule>, error: &PyErr) -> BootFault {
+    let value = error.value(py);
+    let is_fault = module.getattr("Fault").is_ok_and(|class| value.is_instance(&class).unwrap_or(false));
+    if !is_fault {
+        return unexpected(py, error);
+    }
+    let text = |name: &str| value.getattr(name).ok().and_then(|found| found.extract::<String>().ok());
+    let kind = match text("kind").as_deref() {
+        Some("not_found") => BootFaultKind::NotFound,
+        _ => BootFaultKind::Import,
+    };
+    let mut traceback = text("traceback");
+    // A datagram has its limit; what matters stands at a traceback's end.
+    if let Some(long) = traceback.as_mut().filter(|long| long.len() > 60_000) {
+        let mut cut = long.len() - 60_000;
+        while !long.is_char_boundary(cut) {
+            cut += 1;
+        }
+        *long = format!("[...]\n{}", &long[cut..]);
+    }
+    BootFault { kind, message: text("message").unwrap_or_default(), traceback }
+}
+
+/// Keeps the preloaded application's pages shared, and says what of it does not survive the forks.
+pub(crate) fn freeze(py: Python<'_>, kept_fds: &[i32]) -> Vec<String> {
+    let run = || -> PyResult<Vec<String>> {
+        let module = module(py)?;
+        module.call_method0("freeze")?;
+        module.getattr("KEPT_FDS")?.call_method1("update", (kept_fds.to_vec(),))?;
+        module.call_method0("fork_warnings")?.extract()
+    };
+    run().unwrap_or_else(|error| vec![format!("the preloaded application could not be looked at: {error}")])
+}

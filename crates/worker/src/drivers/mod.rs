@@ -1,0 +1,3 @@
+//! Where application code runs: one driver per kind of lane. No HTTP rule is in here.
+
+pub(crate) mod threads;

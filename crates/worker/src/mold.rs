@@ -1,0 +1,137 @@
+//! The mold: an interpreter with this module, and the application when `preload_app` is on, that forks workers.
+//!
+//! Runs in the main thread of the application's interpreter, single-threaded as far as we are concerned. Waits for the
+//! arbiter without the interpreter lock, obeys one message at a time, and in each forked worker leaves its own loop for
+//! [`crate::worker::run`].
+
+use crate::application::{self, Application};
+use crate::fork::{Role, fork_worker};
+use crate::{identity, signals, worker};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pyo3::prelude::*;
+use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Received, ToWorker, VERSION, WorkerSettings};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// What a worker inherits from its mold.
+pub(crate) struct Mold {
+    pub(crate) settings: WorkerSettings,
+    /// In the order of `settings.listeners`, then handoff and scoreboard.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// The application, if it is preloaded.
+    pub(crate) application: Option<Application>,
+}
+
+/// Becomes the mold, and in its children the workers. Returns the exit status.
+#[pyfunction]
+#[pyo3(name = "mold")]
+pub(crate) fn run(py: Python<'_>, channel_fd: i32) -> i32 {
+    signals::ignore();
+    // SAFETY: the arbiter has put the channel there, and nobody else in this process knows of it.
+    let fd = unsafe { OwnedFd::from_raw_fd(channel_fd) };
+    let _ = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
+    let channel = Channel::adopt(fd);
+    say_hello(py, &channel, 0);
+    match configure(py, &channel) {
+        Ok(Some(mold)) => obey(py, channel, mold),
+        Ok(None) => 0,
+        Err(fault) => {
+            let _ = channel.send(&FromWorker::BootFault(fault), &[]);
+            1
+        }
+    }
+}
+
+pub(crate) fn say_hello(py: Python<'_>, channel: &Channel, worker: u64) {
+    let hello = FromWorker::Hello {
+        worker,
+        pid: std::process::id() as i32,
+        version: VERSION.to_owned(),
+        interpreter: application::interpreter(py),
+    };
+    // An arbiter that cannot be told is gone; the next read from the channel shows it.
+    let _ = channel.send(&hello, &[]);
+}
+
+/// Waits for one message; none when the arbiter is gone or has sent nonsense.
+fn next_message(py: Python<'_>, channel: &Channel) -> Option<(ToWorker, Vec<OwnedFd>)> {
+    loop {
+        match channel.receive::<ToWorker>() {
+            Ok(Received::Message(message, fds)) => return Some((message, fds)),
+            Ok(Received::Empty) => {
+                py.detach(|| {
+                    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+                    let _ = poll(&mut fds, PollTimeout::NONE);
+                });
+                if let Err(error) = py.check_signals() {
+                    error.print(py);
+                }
+            }
+            Ok(Received::Unreadable(_) | Received::Ended) | Err(_) => return None,
+        }
+    }
+}
+
+/// Waits for the settings and makes this process what they say.
+fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFault> {
+    let (settings, fds) = loop {
+        match next_message(py, channel) {
+            Some((ToWorker::Configure(settings), fds)) => break (*settings, fds),
+            Some((ToWorker::Ping { id }, _)) => {
+                let _ = channel.send(&FromWorker::Pong { id }, &[]);
+            }
+            Some(_) | None => return Ok(None),
+        }
+    };
+    if settings.version != VERSION {
+        return Err(BootFault {
+            kind: BootFaultKind::Version,
+            message: format!(
+                "the worker module is version {VERSION} and rgunicorn is version {}: upgrade or restart rgunicorn, so \
+                 that both come from the same package",
+                settings.version
+            ),
+            traceback: None,
+        });
+    }
+    identity::take(&settings)?;
+    application::prepare(py, &settings)?;
+    let mut warnings = Vec::new();
+    let application = if settings.preload_app {
+        let application = application::load(py, &settings)?;
+        let mut kept: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        kept.push(channel.as_raw_fd());
+        warnings = application::freeze(py, &kept);
+        Some(application)
+    } else {
+        None
+    };
+    identity::set_title(&settings, "mold");
+    let _ = channel.send(&FromWorker::Ready { warnings }, &[]);
+    Ok(Some(Mold { settings, fds, application }))
+}
+
+fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
+    while let Some((message, mut fds)) = next_message(py, &channel) {
+        match message {
+            ToWorker::Fork { slot, worker } => {
+                let Some(fd) = fds.pop() else { continue };
+                match fork_worker(py) {
+                    Role::Worker => {
+                        drop(channel);
+                        return worker::run(py, mold, Channel::adopt(fd), slot, worker);
+                    }
+                    Role::Mold(Ok(())) => {}
+                    Role::Mold(Err(reason)) => {
+                        let _ = channel.send(&FromWorker::ForkFailed { worker, reason }, &[]);
+                    }
+                }
+            }
+            ToWorker::Ping { id } => {
+                let _ = channel.send(&FromWorker::Pong { id }, &[]);
+            }
+            ToWorker::Retire { .. } | ToWorker::Stop => break,
+            ToWorker::Configure(_) | ToWorker::Promote | ToWorker::ReopenLogs => {}
+        }
+    }
+    0
+}

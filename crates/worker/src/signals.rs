@@ -1,0 +1,57 @@
+//! The signals that molds and workers do not obey: what the arbiter is asked by signal, it tells them by channel.
+//!
+//! `systemctl kill -s HUP` signals every process of the unit, a terminal every process of its group. The handlers are
+//! empty and not SIG_IGN, which programs that the application starts would inherit; SA_RESTART keeps system calls of the
+//! application from failing with EINTR.
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
+
+/// Everything that a unit or a terminal sends to all processes.
+const IGNORED: [Signal; 9] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGWINCH,
+];
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Installs the empty handlers.
+pub(crate) fn ignore() {
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in IGNORED {
+        // SAFETY: the handler does nothing, so it is async-signal-safe.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
+}
+
+/// Gives a child that the application forked the defaults back, where our empty handler still stands.
+pub(crate) fn restore_defaults() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in IGNORED {
+        // SAFETY: SIG_DFL is always a valid disposition; the old one is put back if it is not ours.
+        unsafe {
+            if let Ok(old) = sigaction(signal, &default) {
+                let ours = matches!(old.handler(), SigHandler::Handler(handler) if handler as usize == nothing as *const () as usize);
+                if !ours {
+                    let _ = sigaction(signal, &old);
+                }
+            }
+        }
+    }
+}
+
+/// Runs `start` with every signal blocked, so that the threads that it makes never take one: Python's handlers run in
+/// the main thread, which must be the one that is interrupted.
+pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    let mut before = SigSet::empty();
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
+    let result = start();
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    result
+}
