@@ -35,7 +35,7 @@ enum Origin {
     /// Found open under the number that `bind = "fd://N"` names.
     Inherited { number: i32 },
     /// Made here for this entry of `bind`.
-    Bound { wanted: Bind, file: Option<SocketFile> },
+    Bound { wanted: Bind, _file: Option<SocketFile> },
 }
 
 /// The file of a unix socket that we made: removed together with it, if it is still the same file.
@@ -167,7 +167,7 @@ impl Listeners {
             Bind::Tcp { .. } | Bind::Unix(_) | Bind::UnixAbstract(_) => {
                 let (fd, address, file) =
                     bind::bind(wanted, settings).map_err(|wrong| format!("cannot listen on {wanted}: {wrong}"))?;
-                Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), file } }
+                Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), _file: file } }
             }
         };
         if !self.activated.is_empty() {

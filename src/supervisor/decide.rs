@@ -176,6 +176,10 @@ impl State {
                     generation.tell_all(&ToWorker::ReopenLogs, actions);
                 }
             }
+            (Order::Upgrade, Life::Starting | Life::Serving | Life::Stopping { .. }) => {
+                let because = "this version cannot replace its own binary in place; restart the instance";
+                actions.push(Action::Record(Record::OrderIgnored { order: "The upgrade", because }));
+            }
             (Order::More, Life::Starting | Life::Serving) => self.scale_by(1, now, actions),
             (Order::Fewer, Life::Starting | Life::Serving) => self.scale_by(-1, now, actions),
             (Order::More | Order::Fewer, Life::Stopping { .. }) => {}
@@ -481,9 +485,8 @@ impl State {
                     self.handle_boot_failure(serial, fault, now, actions);
                     self.kill(serial, Killed::Lost, now, actions);
                 }
-                Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Faulted { .. } => {
-                    self.kill(serial, Killed::Overdue, now, actions);
-                }
+                Phase::Retiring { .. } => self.kill(serial, Killed::Overdue, now, actions),
+                Phase::Stopping { .. } | Phase::Faulted { .. } => self.kill(serial, Killed::NotStopped, now, actions),
                 Phase::Killed { .. } => {
                     actions.push(Action::Record(Record::Undead { tags }));
                     actions.push(Action::Abandon { whom: serial });

@@ -53,6 +53,8 @@ pub(crate) enum Order {
     Reload,
     /// USR1.
     ReopenLogs,
+    /// USR2: replace the arbiter's own binary.
+    Upgrade,
     /// TTIN: one worker more.
     More,
     /// TTOU: one worker fewer.
@@ -81,7 +83,7 @@ impl fmt::Display for Exit {
                 }
                 if *core { write!(f, " (core dumped)") } else { Ok(()) }
             }
-            Exit::Unknown => write!(f, "ended before it said which process it is"),
+            Exit::Unknown => write!(f, "ended without a word"),
         }
     }
 }

@@ -1,24 +1,216 @@
 //! The arbiter: supervises the generations of one instance.
+//!
+//! Owns the only loop of the process: it waits in one epoll_wait(2) for signals, channels, the ends of processes and
+//! the next known deadline, turns what it finds into events, lets [`decide`] decide and [`perform`] carry out. Knows no
+//! HTTP and no Python. Invariants: it never waits for a child; with nothing to do it sleeps without limit; one thread,
+//! for ever.
 
 mod action;
 mod backoff;
 mod decide;
 mod event;
 mod generation;
+mod perform;
+mod pidfile;
 mod process;
+mod reap;
 mod record;
+mod signals;
 mod slot;
+mod spawn;
 mod status;
 
 use crate::exit::Exit;
+use crate::listeners::Listeners;
 use crate::settings::{Invocation, Settings};
+use crate::systemd;
+use crate::systemd::watchdog::Watchdog;
+use action::Outcome;
+use decide::{Purpose, State};
+use event::Event;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use perform::{Performer, Source, Token};
+use pidfile::PidFile;
+use rgunicorn_log::{LogSettings, event as id};
+use rgunicorn_protocol::BootFaultKind;
+use signals::{Sent, Signals};
+use slog::{error, info, warn};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// For how long what the application left behind is killed at the end.
+const ORPHAN_TIME: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to stop. `settings` is the first reading; a reload asks `invocation` for the next one.
-pub(crate) fn run(_invocation: &Invocation, settings: Settings) -> Result<Exit, String> {
-    Err(format!("cannot serve {} yet", settings.app))
+///
+/// # Errors
+/// What no log could tell: the logs cannot be opened, or the machine refuses the arbiter its first file descriptors.
+pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, String> {
+    let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
+    let logger = log.logger();
+    info!(
+        logger, "rgunicorn {} starts: {} workers ({}), {}{}, application {}",
+        rgunicorn_protocol::VERSION, settings.workers, settings.workers_origin, settings.python.display(),
+        in_brackets(&settings.python_origin), settings.app;
+        id::STARTING
+    );
+    let started = systemd::activation::adopt().and_then(|activated| {
+        let pidfile = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
+        Ok((activated, pidfile))
+    });
+    let (activated, pidfile) = match started {
+        Ok(started) => started,
+        Err(reason) => {
+            error!(logger, "{}", reason; id::START_FAILED);
+            return Ok(Exit::Failure);
+        }
+    };
+    raise_fd_limit();
+    let listeners = Listeners::adopt(activated);
+    let source = Source::Serve { invocation, first: Some(Box::new(settings)) };
+    let exit = supervise(Purpose::Serve, source, invocation.program.clone(), log, listeners);
+    drop(pidfile);
+    exit
 }
 
 /// `--check-config`: imports the application in its own interpreter and says what is wrong.
+///
+/// # Errors
+/// As [`run`].
 pub(crate) fn check(settings: &Settings) -> Result<Exit, String> {
-    Err(format!("cannot check {} yet", settings.app))
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let mut settings = settings.clone();
+    // The answer is for the one who asks.
+    settings.log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log };
+    let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
+    let source = Source::Check { settings: Box::new(settings) };
+    supervise(Purpose::Check, source, program, log, Listeners::default())
+}
+
+fn supervise(
+    purpose: Purpose,
+    source: Source<'_>,
+    program: PathBuf,
+    log: rgunicorn_log::Log,
+    listeners: Listeners,
+) -> Result<Exit, String> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("the arbiter cannot {what}: {error}");
+    let signals = Signals::take().map_err(|error| failed("take its signals", &error))?;
+    nix::sys::prctl::set_child_subreaper(true).map_err(|error| failed("become the reaper of its workers", &error))?;
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| failed("wait", &error))?;
+    epoll
+        .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.to_u64()))
+        .map_err(|error| failed("wait for signals", &error))?;
+    let mut performer =
+        Performer::new(source, program, log, listeners, epoll).map_err(|error| failed("begin", &error))?;
+
+    let outcome = turn(purpose, &signals, &mut performer)?;
+
+    if !systemd::is_our_parent() {
+        let killed = reap::kill_orphans(ORPHAN_TIME);
+        if killed > 0 {
+            warn!(performer.logger(), "Killed what the application had left behind: {} of its processes", killed);
+        }
+    }
+    let exit = exit_of(outcome);
+    if purpose == Purpose::Serve {
+        performer.notifier.exit_status(exit.code());
+    }
+    Ok(exit)
+}
+
+/// The loop.
+fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> Result<Outcome, String> {
+    let now = Instant::now();
+    let (mut state, first) = State::begin(purpose, now);
+    let mut watchdog = Watchdog::from_environment(now);
+    for action in first {
+        performer.perform(action, &state);
+    }
+    let mut ready = [EpollEvent::empty(); 32];
+    loop {
+        while let Some(event) = performer.events.pop_front() {
+            for action in state.handle_event(event, Instant::now()) {
+                performer.perform(action, &state);
+            }
+        }
+        if let Some(outcome) = performer.outcome {
+            return Ok(outcome);
+        }
+        performer.notifier.status(state.status());
+        let now = Instant::now();
+        if watchdog.poll_due(now) {
+            performer.notifier.watchdog();
+        }
+        let deadline = state.deadline(now);
+        let wake = [deadline, watchdog.deadline()].into_iter().flatten().min();
+        let found = match performer.epoll.wait(&mut ready, timeout(wake, now)) {
+            Ok(found) => found,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(format!("the arbiter cannot wait: {errno}")),
+        };
+        for event in ready.iter().take(found) {
+            match Token::from_u64(event.data()) {
+                Some(Token::Signals) => handle_signals(signals, performer),
+                Some(Token::Channel(serial)) => performer.handle_channel(serial),
+                Some(Token::Process(_)) => performer.handle_deaths(),
+                None => {}
+            }
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            performer.events.push_back(Event::Timer);
+        }
+    }
+}
+
+fn handle_signals(signals: &Signals, performer: &mut Performer<'_>) {
+    loop {
+        match signals.poll_sent() {
+            Ok(Some(Sent::Child)) => performer.handle_deaths(),
+            Ok(Some(Sent::Order(order))) => performer.events.push_back(Event::Order(order)),
+            Ok(None) => return,
+            Err(error) => {
+                warn!(performer.logger(), "Signals cannot be read: {}", error);
+                return;
+            }
+        }
+    }
+}
+
+/// How long to sleep: up to the millisecond after the deadline, since one before it would be a turn for nothing.
+fn timeout(wake: Option<Instant>, now: Instant) -> EpollTimeout {
+    let Some(wake) = wake else { return EpollTimeout::NONE };
+    let milliseconds = wake.saturating_duration_since(now).as_micros().div_ceil(1000);
+    let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
+    EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::ZERO)
+}
+
+fn exit_of(outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::Clean => Exit::Success,
+        Outcome::Failure | Outcome::Fault(BootFaultKind::Environment) => Exit::Failure,
+        Outcome::Fault(BootFaultKind::NotFound) => Exit::AppNotFound,
+        Outcome::Fault(BootFaultKind::Interpreter | BootFaultKind::Import | BootFaultKind::Version) => Exit::BootFault,
+    }
+}
+
+/// Every connection that waits in the handoff counts against the sender's soft limit (unix(7), ETOOMANYREFS), and
+/// workers inherit the limit.
+fn raise_fd_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn in_brackets(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
+}
+
+/// Whether a process of this pid exists, as far as this user may know.
+fn is_alive(pid: i32) -> bool {
+    pid > 0 && Path::new("/proc").join(pid.to_string()).exists()
 }

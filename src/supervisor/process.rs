@@ -65,6 +65,8 @@ pub(crate) enum Killed {
     BootTimeout,
     /// It did not leave in time.
     Overdue,
+    /// It was told to stop at once and did not.
+    NotStopped,
     /// It did not read its channel.
     Unresponsive,
     /// Its channel ended but it went on.

@@ -6,6 +6,7 @@
 
 use super::event::Exit;
 use super::process::Killed;
+use rgunicorn_log::event;
 use rgunicorn_protocol::{BootFault, BootFaultKind};
 use slog::{Logger, debug, error, info, o, warn};
 use std::fmt;
@@ -121,26 +122,29 @@ impl Record {
     /// Writes the record.
     pub(crate) fn write(&self, log: &Logger) {
         match self {
-            Record::NotPrepared { reason } => error!(log, "{}", reason),
+            Record::NotPrepared { reason } => error!(log, "{}", reason; event::START_FAILED),
             Record::NotStarted { tags, fault } => {
-                error!(tagged(log, *tags), "The application could not be started: {}", fault);
+                error!(tagged(log, *tags), "The application could not be started: {}", fault; event::BOOT_FAULT);
             }
             Record::Checked { interpreter } => info!(log, "The application can be served by {}", interpreter),
-            Record::Serves { generation, workers, interpreter, after } => info!(
-                log,
-                "Generation {} serves with {} after {}: {}",
-                generation,
-                counted(*workers, "worker"),
-                seconds(*after),
-                interpreter;
-                "generation" => generation
-            ),
+            Record::Serves { generation, workers, interpreter, after } => {
+                let id = if *generation == 1 { event::READY } else { event::RELOAD_DONE };
+                info!(
+                    log,
+                    "Generation {} serves with {} after {}: {}",
+                    generation,
+                    counted(*workers, "worker"),
+                    seconds(*after),
+                    interpreter;
+                    id, "generation" => generation
+                );
+            }
             Record::WorkerReady { tags, after } => {
-                debug!(tagged(log, *tags), "{} is ready after {}", capital(*tags), seconds(*after));
+                debug!(tagged(log, *tags), "{} is ready after {}", capital(*tags), seconds(*after); event::WORKER_READY);
             }
             Record::Warning { tags, text } => warn!(tagged(log, *tags), "{}", text),
             Record::BootFailed { tags, fault, retry } => {
-                error!(tagged(log, *tags), "{} could not boot, {}: {}", capital(*tags), again(*retry), fault);
+                error!(tagged(log, *tags), "{} could not boot, {}: {}", capital(*tags), again(*retry), fault; event::BOOT_FAULT);
             }
             Record::WorkerDied { tags, exit, served, retry } => {
                 let when = match served {
@@ -149,7 +153,7 @@ impl Record {
                 };
                 error!(
                     tagged(log, *tags), "{} {} {}; a new one starts {}", capital(*tags), exit, when, delay(*retry);
-                    "exit" => exit.to_string()
+                    event::WORKER_DIED, "exit" => exit.to_string()
                 );
             }
             Record::MoldDied { tags, exit, preload } => {
@@ -158,36 +162,20 @@ impl Record {
                 } else {
                     "A new one starts"
                 };
-                error!(tagged(log, *tags), "{} {}. {}", capital(*tags), exit, then; "exit" => exit.to_string());
+                error!(tagged(log, *tags), "{} {}. {}", capital(*tags), exit, then; event::MOLD_DIED, "exit" => exit.to_string());
             }
-            Record::Left { tags } => debug!(tagged(log, *tags), "{} has left", capital(*tags)),
+            Record::Left { tags } => debug!(tagged(log, *tags), "{} has left", capital(*tags); event::WORKER_EXITED),
             Record::LeftBadly { tags, exit } => {
-                warn!(tagged(log, *tags), "{} {} while it was leaving", capital(*tags), exit);
+                warn!(tagged(log, *tags), "{} {} while it was leaving", capital(*tags), exit; event::WORKER_EXITED);
             }
-            Record::Killed { tags, why, graceful } => match why {
-                Killed::BootTimeout => {
-                    debug!(tagged(log, *tags), "{} is killed: it did not boot in time", capital(*tags));
-                }
-                Killed::Overdue => error!(
-                    tagged(log, *tags),
-                    "{} is killed: it was to leave within {} (graceful_timeout) and did not",
-                    capital(*tags),
-                    seconds(*graceful)
-                ),
-                Killed::Unresponsive => error!(
-                    tagged(log, *tags),
-                    "{} is killed: it does not read its channel (stopped, or dead-locked)",
-                    capital(*tags)
-                ),
-                Killed::Lost => {
-                    error!(tagged(log, *tags), "{} is killed: its channel ended but it went on", capital(*tags))
-                }
-                Killed::Garbage => error!(
-                    tagged(log, *tags),
-                    "{} is killed: it sent what is no message of this version",
-                    capital(*tags)
-                ),
-            },
+            Record::Killed { tags, why: Killed::BootTimeout, .. } => {
+                // The record of the failed boot has said it.
+                debug!(tagged(log, *tags), "{} is killed: it did not boot in time", capital(*tags));
+            }
+            Record::Killed { tags, why, graceful } => {
+                let (id, because) = because(*why, *graceful);
+                error!(tagged(log, *tags), "{} is killed: {}", capital(*tags), because; id);
+            }
             Record::ChannelClosed { tags } => error!(
                 tagged(log, *tags),
                 "{} has lost its channel but lives on (does the application close file descriptors that are not its \
@@ -200,7 +188,7 @@ impl Record {
                 capital(*tags)
             ),
             Record::Recycles { tags, reason } => {
-                info!(tagged(log, *tags), "{} will be replaced: {}", capital(*tags), reason);
+                info!(tagged(log, *tags), "{} will be replaced: {}", capital(*tags), reason; event::WORKER_RECYCLED);
             }
             Record::Drains { tags, running } => {
                 debug!(tagged(log, *tags), "{} finishes {}", capital(*tags), counted(*running as usize, "request"));
@@ -208,7 +196,7 @@ impl Record {
             Record::ForkFailed { tags, reason } => error!(tagged(log, *tags), "The mold cannot fork: {}", reason),
             Record::ReloadBegins { generation, after_mold_died } => {
                 let why = if *after_mold_died { " because the preloading mold died" } else { "" };
-                info!(log, "Generation {} boots{}", generation, why; "generation" => generation);
+                info!(log, "Generation {} boots{}", generation, why; event::RELOAD_BEGUN, "generation" => generation);
             }
             Record::ReloadFolded { generation } => info!(
                 log, "Generation {} still boots; another reload follows when that one is done", generation;
@@ -216,22 +204,22 @@ impl Record {
             ),
             Record::ReloadNotPrepared { generation, serving, reason } => error!(
                 log, "The reload has failed and generation {} goes on: {}", serving, reason;
-                "generation" => generation
+                event::RELOAD_FAILED, "generation" => generation
             ),
             Record::ReloadFailed { tags, serving, fault } => {
-                error!(tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault)
+                error!(tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault; event::RELOAD_FAILED)
             }
             Record::Scaled { from, to } => {
-                info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from)
+                info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from; event::SCALED)
             }
             Record::NotScaled => warn!(log, "One worker is the least"),
             Record::OrderIgnored { order, because } => warn!(log, "{} is ignored: {}", order, because),
             Record::Stops { graceful: Some(graceful) } => {
-                info!(log, "Stopping: requests in flight have {} to finish", seconds(*graceful));
+                info!(log, "Stopping: requests in flight have {} to finish", seconds(*graceful); event::STOPPING);
             }
-            Record::Stops { graceful: None } => info!(log, "Stopping at once"),
+            Record::Stops { graceful: None } => info!(log, "Stopping at once"; event::STOPPING),
             Record::Hastens => warn!(log, "Stopping faster: told so again"),
-            Record::Stopped => info!(log, "Stopped"),
+            Record::Stopped => info!(log, "Stopped"; event::STOPPED),
         }
     }
 }
@@ -245,6 +233,20 @@ fn tagged(log: &Logger, tags: Tags) -> Logger {
     match tags.pid {
         Some(pid) => log.new(o!("worker_pid" => pid)),
         None => log,
+    }
+}
+
+fn because(why: Killed, graceful: Duration) -> (event::MessageId, String) {
+    match why {
+        Killed::BootTimeout => (event::BOOT_TIMEOUT, "it did not boot in time".into()),
+        Killed::Overdue => (
+            event::WORKER_KILLED,
+            format!("it was to leave within {} (graceful_timeout) and did not", seconds(graceful)),
+        ),
+        Killed::NotStopped => (event::WORKER_KILLED, "it was told to stop at once and did not".into()),
+        Killed::Unresponsive => (event::WORKER_STUCK, "it does not read its channel (stopped, or dead-locked)".into()),
+        Killed::Lost => (event::WORKER_KILLED, "its channel ended but it went on".into()),
+        Killed::Garbage => (event::WORKER_KILLED, "it sent what is no message of this version".into()),
     }
 }
 

@@ -1,0 +1,450 @@
+//! Carries the supervisor's actions out.
+//!
+//! Owns everything that the decisions do not touch: channels, pidfds, listeners, settings, logs, the words to systemd.
+//! Decides nothing: what fails becomes an event in [`Performer::events`]. Invariant: nothing here waits for another
+//! process.
+
+use super::action::{Action, Notice, Outcome};
+use super::decide::State;
+use super::event::{Event, Plan, Serial};
+use super::reap::{self, PidFd};
+use super::spawn;
+use crate::listeners::{Listener, Listeners};
+use crate::settings::{Invocation, Settings};
+use crate::systemd::notify::Notifier;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{self, sockopt};
+use rgunicorn_log::{Log, Process, event};
+use rgunicorn_protocol::{Channel, FromWorker, Received, ToWorker};
+use slog::{Logger, debug, error, info, warn};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Messages taken from one channel per turn of the loop, so that one that floods starves nobody.
+const TURN: usize = 64;
+
+/// What a ready fd means; the epoll data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    Signals,
+    Channel(Serial),
+    Process(Serial),
+}
+
+impl Token {
+    pub(super) fn to_u64(self) -> u64 {
+        match self {
+            Token::Signals => 0,
+            Token::Channel(Serial(serial)) => serial << 2 | 1,
+            Token::Process(Serial(serial)) => serial << 2 | 2,
+        }
+    }
+
+    pub(super) fn from_u64(data: u64) -> Option<Token> {
+        match data & 3 {
+            0 => (data == 0).then_some(Token::Signals),
+            1 => Some(Token::Channel(Serial(data >> 2))),
+            2 => Some(Token::Process(Serial(data >> 2))),
+            _ => None,
+        }
+    }
+}
+
+/// A mold or a worker that was ordered and is not gone.
+#[derive(Debug)]
+struct Peer {
+    channel: Channel,
+    /// The channel's end has been reported.
+    ended: bool,
+    pid: Option<i32>,
+    /// `None` before the pid is known, or where the machine lacks fds.
+    process: Option<PidFd>,
+}
+
+/// What one reading of the settings amounts to.
+#[derive(Debug)]
+struct Prepared {
+    settings: Rc<Settings>,
+    module: PathBuf,
+    listeners: Vec<Rc<Listener>>,
+}
+
+/// Where settings come from.
+pub(super) enum Source<'a> {
+    /// `settings` first, then a new reading of the invocation for each reload.
+    Serve { invocation: &'a Invocation, first: Option<Box<Settings>> },
+    /// These, and no listeners (--check-config).
+    Check { settings: Box<Settings> },
+}
+
+/// See the file's header.
+pub(super) struct Performer<'a> {
+    pub(super) events: VecDeque<Event>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) notifier: Notifier,
+    pub(super) epoll: Epoll,
+    source: Source<'a>,
+    program: PathBuf,
+    log: Log,
+    logger: Logger,
+    listeners: Listeners,
+    /// Receiving and sending end of what workers hand each other.
+    handoff: (OwnedFd, OwnedFd),
+    generations: BTreeMap<u32, Prepared>,
+    peers: BTreeMap<Serial, Peer>,
+}
+
+impl<'a> Performer<'a> {
+    /// # Errors
+    /// The process has no fds left.
+    pub(super) fn new(
+        source: Source<'a>,
+        program: PathBuf,
+        log: Log,
+        listeners: Listeners,
+        epoll: Epoll,
+    ) -> io::Result<Performer<'a>> {
+        let logger = log.logger();
+        Ok(Performer {
+            events: VecDeque::new(),
+            outcome: None,
+            notifier: Notifier::default(),
+            epoll,
+            source,
+            program,
+            log,
+            logger,
+            listeners,
+            handoff: handoff()?,
+            generations: BTreeMap::new(),
+            peers: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn logger(&self) -> &Logger {
+        &self.logger
+    }
+
+    /// Carries one action out.
+    pub(super) fn perform(&mut self, action: Action, state: &State) {
+        match action {
+            Action::Prepare { generation } => {
+                let plan = self.prepare(generation);
+                self.events.push_back(Event::Prepared { generation, plan });
+            }
+            Action::Inherit { generation, from } => {
+                let inherited = self.generations.get(&from).map(|prepared| Prepared {
+                    settings: Rc::clone(&prepared.settings),
+                    module: prepared.module.clone(),
+                    listeners: prepared.listeners.clone(),
+                });
+                let plan = inherited.ok_or_else(|| format!("generation {from} is gone")).map(|prepared| {
+                    let plan = plan(&prepared.settings, &prepared.listeners);
+                    self.generations.insert(generation, prepared);
+                    plan
+                });
+                self.events.push_back(Event::Prepared { generation, plan });
+            }
+            Action::SpawnMold { generation, mold } => match self.spawn_mold(generation, mold) {
+                Ok(pid) => self.events.push_back(Event::Spawned { mold, pid }),
+                Err(reason) => {
+                    self.forget(mold);
+                    self.events.push_back(Event::SpawnFailed { mold, reason });
+                }
+            },
+            Action::Fork { mold, worker, slot } => {
+                if let Err(reason) = self.fork(mold, worker, slot) {
+                    self.forget(worker);
+                    let message = FromWorker::ForkFailed { worker: worker.0, reason };
+                    self.events.push_back(Event::Message { from: mold, message });
+                }
+            }
+            Action::Send { to, message } => {
+                if let Err(reason) = self.send(to, &message, &[]) {
+                    warn!(self.logger, "A message to {} could not be sent: {}", to, reason);
+                }
+            }
+            Action::Kill { whom } => self.kill(whom),
+            Action::Abandon { whom } => self.forget(whom),
+            Action::Commit { generation } => self.commit(generation),
+            Action::Drop { generation } => {
+                self.generations.remove(&generation);
+                debug!(self.logger, "Generation {} is gone", generation; event::GENERATION_GONE, "generation" => generation);
+            }
+            Action::ReopenLogs => match self.log.reopen() {
+                Ok(()) => info!(self.logger, "The log files were opened anew"; event::LOGS_REOPENED),
+                Err(error) => error!(self.logger, "The log files cannot be opened anew: {}", error),
+            },
+            Action::Notify(notice) => match notice {
+                Notice::Ready => self.notifier.ready(state.status()),
+                Notice::Reloading => self.notifier.reloading(),
+                Notice::Stopping => self.notifier.stopping(),
+                Notice::Extend(time) => self.notifier.extend(time),
+            },
+            Action::Record(record) => record.write(&self.logger),
+            Action::Exit(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    /// Reads up to a turn's worth of messages.
+    pub(super) fn handle_channel(&mut self, serial: Serial) {
+        self.read(serial, TURN);
+    }
+
+    /// Reaps every child that has ended. Of molds and workers the last words are delivered first.
+    pub(super) fn handle_deaths(&mut self) {
+        while let Some(pid) = reap::poll_dead() {
+            let mut known = self.serial_of(pid);
+            if known.is_none() {
+                let silent: Vec<Serial> =
+                    self.peers.iter().filter(|(_, peer)| peer.pid.is_none()).map(|(serial, _)| *serial).collect();
+                for serial in silent {
+                    self.read(serial, usize::MAX);
+                }
+                known = self.serial_of(pid);
+            }
+            if let Some(serial) = known {
+                self.read(serial, usize::MAX);
+            }
+            let Some(exit) = reap::reap(pid) else { return };
+            match known {
+                Some(serial) => {
+                    self.forget(serial);
+                    self.events.push_back(Event::Exited { from: serial, exit });
+                }
+                None => debug!(self.logger, "An orphan (pid {}) {}", pid, exit),
+            }
+        }
+    }
+
+    fn serial_of(&self, pid: i32) -> Option<Serial> {
+        self.peers.iter().find(|(_, peer)| peer.pid == Some(pid)).map(|(serial, _)| *serial)
+    }
+
+    fn read(&mut self, from: Serial, most: usize) {
+        for _ in 0..most {
+            let Some(peer) = self.peers.get_mut(&from) else { return };
+            if peer.ended {
+                return;
+            }
+            match peer.channel.receive::<FromWorker>() {
+                Ok(Received::Message(message, _)) => {
+                    if let FromWorker::Hello { pid, .. } = message {
+                        self.meet(from, pid);
+                    }
+                    self.events.push_back(Event::Message { from, message });
+                }
+                Ok(Received::Unreadable(what)) => self.events.push_back(Event::Garbage { from, what }),
+                Ok(Received::Empty) => return,
+                Ok(Received::Ended) => return self.end(from),
+                Err(error) => {
+                    warn!(self.logger, "The channel of {} cannot be read: {}", from, error);
+                    return self.end(from);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, from: Serial) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.ended = true;
+        // An end stays readable; without this the loop would spin until the process is gone.
+        let _ = self.epoll.delete(&peer.channel);
+        self.events.push_back(Event::Ended { from });
+    }
+
+    /// A worker says which process it is.
+    fn meet(&mut self, serial: Serial, pid: i32) {
+        let Some(peer) = self.peers.get_mut(&serial) else { return };
+        if peer.pid.is_some() || pid <= 1 {
+            return;
+        }
+        peer.pid = Some(pid);
+        match PidFd::open(pid) {
+            Ok(process) => {
+                watch(&self.epoll, &process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Token::Process(serial));
+                peer.process = Some(process);
+            }
+            Err(error) => warn!(self.logger, "Worker {} (pid {}) cannot be watched: {}", serial, pid, error),
+        }
+    }
+
+    fn prepare(&mut self, generation: u32) -> Result<Plan, String> {
+        let module = spawn::worker_module(&self.program)?;
+        let (settings, serves) = match &mut self.source {
+            Source::Serve { first, invocation } => match first.take() {
+                Some(settings) => (settings, true),
+                None => (Box::new(Settings::read(invocation).map_err(|error| error.faults.join("\n"))?), true),
+            },
+            Source::Check { settings } => (settings.clone(), false),
+        };
+        let settings: Rc<Settings> = Rc::from(settings);
+        let mut listeners = Vec::new();
+        if serves {
+            for warning in &settings.warnings {
+                warn!(self.logger, "{}", warning; event::SETTINGS_WARNING);
+            }
+            let opened = self.listeners.open(&settings)?;
+            for remark in opened.remarks {
+                info!(self.logger, "{}", remark);
+            }
+            listeners = opened.listeners;
+            let news = if generation == 1 { &listeners } else { &opened.new };
+            for listener in news {
+                info!(self.logger, "Listening on {}", listener; event::LISTENING);
+            }
+        }
+        let plan = plan(&settings, &listeners);
+        self.generations.insert(generation, Prepared { settings, module, listeners });
+        Ok(plan)
+    }
+
+    fn spawn_mold(&mut self, generation: u32, mold: Serial) -> Result<i32, String> {
+        let prepared = self.generations.get(&generation).ok_or("its generation was not prepared")?;
+        let settings = Rc::clone(&prepared.settings);
+        let listeners = prepared.listeners.clone();
+        let (ours, theirs) = Channel::pair().map_err(|error| format!("no channel can be made: {error}"))?;
+        let pid = spawn::spawn_mold(&settings, &prepared.module, theirs)?.as_raw();
+        let process = match PidFd::open(pid) {
+            Ok(process) => {
+                watch(&self.epoll, &process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Token::Process(mold));
+                Some(process)
+            }
+            Err(error) => {
+                warn!(self.logger, "The mold (pid {}) cannot be watched: {}", pid, error);
+                None
+            }
+        };
+        watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(mold));
+        self.peers.insert(mold, Peer { channel: ours, ended: false, pid: Some(pid), process });
+
+        let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
+        let mut configuration = settings.worker_settings(generation, addresses);
+        configuration.handoff = true;
+        let lent: Vec<BorrowedFd<'_>> = listeners
+            .iter()
+            .map(|listener| listener.as_fd())
+            .chain([self.handoff.0.as_fd(), self.handoff.1.as_fd()])
+            .collect();
+        let message = ToWorker::Configure(Box::new(configuration));
+        match self.peers.get(&mold).map(|peer| peer.channel.send(&message, &lent)) {
+            None | Some(Ok(())) => {}
+            // It is gone already, or could not execute: its exit or its own word of it follows.
+            Some(Err(error)) if is_gone(&error) => {}
+            Some(Err(error)) => {
+                // Without its settings the mold waits for ever: it is killed at the end of its boot_timeout.
+                error!(self.logger, "The mold (pid {}) cannot be configured: {}", pid, error);
+            }
+        }
+        Ok(pid)
+    }
+
+    fn fork(&mut self, mold: Serial, worker: Serial, slot: u32) -> Result<(), String> {
+        let (ours, theirs) = Channel::pair().map_err(|error| format!("no channel can be made: {error}"))?;
+        watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(worker));
+        self.peers.insert(worker, Peer { channel: ours, ended: false, pid: None, process: None });
+        self.send(mold, &ToWorker::Fork { slot, worker: worker.0 }, &[theirs.as_fd()])
+    }
+
+    /// Sends; that the receiver is gone or does not read is no error here but an event, now or soon.
+    fn send(&mut self, to: Serial, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
+        let Some(peer) = self.peers.get(&to) else { return Ok(()) };
+        match peer.channel.send(message, fds) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.events.push_back(Event::Unresponsive { to });
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn kill(&mut self, whom: Serial) {
+        let Some(peer) = self.peers.get(&whom) else { return };
+        let killed = match (&peer.process, peer.pid) {
+            (Some(process), _) => process.kill(),
+            (None, Some(pid)) => PidFd::open(pid).and_then(|process| process.kill()),
+            (None, None) => Ok(()),
+        };
+        if let Err(error) = killed {
+            warn!(self.logger, "Process {} ({:?}) could not be killed: {}", whom, peer.pid, error);
+        }
+    }
+
+    /// The generation's settings are the instance's from now on.
+    fn commit(&mut self, generation: u32) {
+        let Some(prepared) = self.generations.get(&generation) else { return };
+        let settings = Rc::clone(&prepared.settings);
+        let kept = prepared.listeners.clone();
+        for (_, older) in self.generations.range_mut(..generation) {
+            for listener in std::mem::take(&mut older.listeners) {
+                // The last reference closes it; an older generation than this one may hold it, too.
+                if !kept.iter().any(|other| Rc::ptr_eq(other, &listener)) && Rc::strong_count(&listener) == 1 {
+                    info!(self.logger, "No longer listening on {}", listener; event::LISTENER_CLOSED);
+                }
+            }
+        }
+        if generation > 1 {
+            match open_log(&settings) {
+                Ok(log) => {
+                    self.logger = log.logger();
+                    self.log = log;
+                }
+                Err(error) => error!(self.logger, "The logs stay as they were: {}", error),
+            }
+        }
+    }
+
+    fn forget(&mut self, serial: Serial) {
+        if let Some(peer) = self.peers.remove(&serial) {
+            // Closing removes an fd from the epoll set only if no duplicate is open, and forks in flight may hold one.
+            let _ = self.epoll.delete(&peer.channel);
+            if let Some(process) = &peer.process {
+                let _ = self.epoll.delete(process);
+            }
+        }
+    }
+}
+
+/// Opens the arbiter's logs; files are given to the user that the workers become.
+pub(super) fn open_log(settings: &Settings) -> io::Result<Log> {
+    let log = Log::open(&settings.log, Process::Arbiter)?;
+    if settings.uid.is_some() || settings.gid.is_some() {
+        log.give_files_to(settings.uid, settings.gid)?;
+    }
+    Ok(log)
+}
+
+/// What the decisions need to know.
+fn plan(settings: &Settings, listeners: &[Rc<Listener>]) -> Plan {
+    Plan {
+        workers: settings.workers,
+        preload: settings.preload_app,
+        boot_timeout: (!settings.boot_timeout.is_zero()).then_some(settings.boot_timeout),
+        graceful_timeout: settings.graceful_timeout,
+        drain_listeners: listeners.iter().any(|listener| listener.is_own()),
+    }
+}
+
+/// The pair that workers hand connections over with. A larger buffer holds more of them; the kernel grants what
+/// net.core.wmem_max allows.
+fn handoff() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (receive, send) = Channel::pair()?;
+    let (receive, send) = (receive.into_fd(), send.into_fd());
+    let _ = socket::setsockopt(&send, sockopt::SndBuf, &(8 << 20));
+    Ok((receive, send))
+}
+
+fn watch<Fd: AsFd>(epoll: &Epoll, fd: Fd, flags: EpollFlags, token: Token) {
+    // It fails only where the kernel has no memory left, or fs.epoll.max_user_watches is reached; then the process is
+    // found through SIGCHLD and its deadline.
+    let _ = epoll.add(fd, EpollEvent::new(flags, token.to_u64()));
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+}

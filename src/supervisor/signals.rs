@@ -1,0 +1,73 @@
+//! Signals as data: a signalfd.
+//!
+//! Owns the mask of the process and the translation of a signal into an order. Invariant: from the moment that this is
+//! made no signal of the set interrupts or ends the arbiter; equal ones that pile up are one.
+
+use super::event::Order;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// What a signal means here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// A child ended, stopped or went on.
+    Child,
+    /// The operator wants something.
+    Order(Order),
+}
+
+const TAKEN: [(Signal, Sent); 9] = [
+    (Signal::SIGCHLD, Sent::Child),
+    (Signal::SIGTERM, Sent::Order(Order::Stop)),
+    (Signal::SIGINT, Sent::Order(Order::StopNow)),
+    (Signal::SIGQUIT, Sent::Order(Order::StopNow)),
+    (Signal::SIGHUP, Sent::Order(Order::Reload)),
+    (Signal::SIGUSR1, Sent::Order(Order::ReopenLogs)),
+    (Signal::SIGUSR2, Sent::Order(Order::Upgrade)),
+    (Signal::SIGTTIN, Sent::Order(Order::More)),
+    (Signal::SIGTTOU, Sent::Order(Order::Fewer)),
+];
+
+/// See the file's header.
+#[derive(Debug)]
+pub(super) struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the signals of the table and opens the fd that reports them.
+    ///
+    /// # Errors
+    /// Those of signalfd(2).
+    pub(super) fn take() -> io::Result<Signals> {
+        let mut mask = SigSet::empty();
+        for (signal, _) in TAKEN {
+            mask.add(signal);
+        }
+        mask.thread_block()?;
+        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Signals { fd })
+    }
+
+    /// The next signal, if one waits.
+    ///
+    /// # Errors
+    /// Those of read(2) on a signalfd.
+    pub(super) fn poll_sent(&self) -> io::Result<Option<Sent>> {
+        loop {
+            let Some(found) = self.fd.read_signal()? else { return Ok(None) };
+            let meaning = TAKEN.iter().find(|(signal, _)| u32::try_from(*signal as i32) == Ok(found.ssi_signo));
+            if let Some((_, sent)) = meaning {
+                return Ok(Some(*sent));
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
