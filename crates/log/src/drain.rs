@@ -4,7 +4,7 @@
 //! bytes. Invariant: a record is delivered in one piece, or counted.
 
 use crate::event;
-use crate::journal::{Journal, push_field, push_keyed_field};
+use crate::journal::{Journal, Weight, push_field, push_keyed_field};
 use crate::stream::Stream;
 use crate::{Process, clock, escape, level};
 use nix::errno::Errno;
@@ -25,9 +25,9 @@ pub(crate) enum Sink {
 }
 
 impl Sink {
-    pub(crate) fn deliver(&self, record: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn deliver(&self, record: &[u8], weight: Weight) -> Result<(), Errno> {
         match self {
-            Self::Journal(journal) => journal.send(record),
+            Self::Journal(journal) => journal.send(record, weight),
             Self::Stream(stream) => stream.write(record),
         }
     }
@@ -217,7 +217,7 @@ impl ErrorLog {
             Encoding::Json => self.lay_out_json(&mut scratch, level),
             Encoding::Journal => self.lay_out_journal(&mut scratch, level, location),
         }
-        let taken = self.sink.deliver(&scratch.line);
+        let taken = self.sink.deliver(&scratch.line, Weight::Event);
         if scratch.line.capacity() <= KEPT {
             let _ = SCRATCH.try_with(|cell| cell.set(Some(scratch)));
         }

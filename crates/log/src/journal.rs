@@ -1,7 +1,9 @@
 //! The journal's native protocol: framing of fields, and a socket that never makes anybody wait.
 //!
-//! Owns one datagram socket, unconnected, so that it survives a restart of journald. Does not know what a record means.
-//! Invariant: a record is sent whole or not at all. Source: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+//! Owns one datagram socket, unconnected, so that it survives a restart of journald, and a short queue of what did not go
+//! out at once. Does not know what a record means. Invariants: a record is sent whole or not at all, in order, and the
+//! queue is bounded. The queue is there because journald's own holds net.unix.max_dgram_qlen records (10 by the kernel,
+//! 512 by systemd): the burst of a start would lose some while journald is only waiting for a processor. Source: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -9,10 +11,13 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, sendto, setsockopt, socket, sockopt,
 };
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where journald listens.
 pub(crate) const SOCKET_PATH: &str = "/run/systemd/journal/socket";
@@ -20,11 +25,32 @@ pub(crate) const SOCKET_PATH: &str = "/run/systemd/journal/socket";
 /// Bytes that may wait in our socket: what libsystemd itself asks for. The kernel grants what net.core.wmem_max allows.
 const SEND_BUFFER: usize = 8 << 20;
 
+/// Bytes of records that wait in this process.
+const QUEUE_ROOM: usize = 1 << 20;
+
+/// How much of the queue a record may find filled and still be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// Records of the error log: all of it.
+    Event,
+    /// Access records: half, so that they cannot crowd out what an operator must see.
+    Access,
+}
+
 /// The socket to the journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
     socket: OwnedFd,
     address: UnixAddr,
+    queue: Mutex<Queue>,
+    /// Whether the queue has anything, for those who do not hold its lock.
+    waiting: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    records: VecDeque<Box<[u8]>>,
+    bytes: usize,
 }
 
 impl Journal {
@@ -35,14 +61,68 @@ impl Journal {
             socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         // Without the larger buffer fewer records wait, and more of them go by memfd: nothing else is lost.
         let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
-        Ok(Self { socket, address: UnixAddr::new(path)? })
+        Ok(Self {
+            socket,
+            address: UnixAddr::new(path)?,
+            queue: Mutex::new(Queue::default()),
+            waiting: AtomicBool::new(false),
+        })
     }
 
-    /// Sends a record. It never waits.
+    /// Sends a record, or queues it. It never waits for the journal.
     ///
     /// # Errors
-    /// The journal does not take it: its queue is full (EAGAIN), or it does not run (ENOENT, ECONNREFUSED).
-    pub(crate) fn send(&self, record: &[u8]) -> Result<(), Errno> {
+    /// The record is lost: the journal does not take it and the queue is full (EAGAIN), or it does not run (ENOENT).
+    pub(crate) fn send(&self, record: &[u8], weight: Weight) -> Result<(), Errno> {
+        if self.flush() {
+            match self.send_now(record) {
+                Err(Errno::EAGAIN | Errno::ECONNREFUSED) => {}
+                other => return other,
+            }
+        }
+        let room = match weight {
+            Weight::Event => QUEUE_ROOM,
+            Weight::Access => QUEUE_ROOM / 2,
+        };
+        let mut queue = self.locked();
+        if queue.bytes + record.len() > room {
+            return Err(Errno::EAGAIN);
+        }
+        queue.bytes += record.len();
+        queue.records.push_back(record.into());
+        self.waiting.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether records wait in this process.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Sends what waits, as far as the journal takes it. Returns whether all of it is gone.
+    pub(crate) fn flush(&self) -> bool {
+        if !self.is_waiting() {
+            return true;
+        }
+        let mut queue = self.locked();
+        while let Some(record) = queue.records.front() {
+            if let Err(Errno::EAGAIN | Errno::ECONNREFUSED) = self.send_now(record) {
+                return false;
+            }
+            if let Some(sent) = queue.records.pop_front() {
+                queue.bytes -= sent.len();
+            }
+        }
+        self.waiting.store(false, Ordering::Release);
+        true
+    }
+
+    /// A thread that panics while it holds the lock leaves a queue that is at worst one record short.
+    fn locked(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send_now(&self, record: &[u8]) -> Result<(), Errno> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             return match sendto(self.socket.as_raw_fd(), record, &self.address, flags) {
@@ -137,7 +217,7 @@ mod tests {
     #[test]
     fn a_small_record_is_one_datagram() {
         let (_folder, receiver, journal) = journal();
-        journal.send(b"MESSAGE=hello\n").unwrap();
+        journal.send(b"MESSAGE=hello\n", Weight::Event).unwrap();
         let mut buffer = [0; 64];
         let length = receiver.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"MESSAGE=hello\n");
@@ -149,7 +229,7 @@ mod tests {
         use std::os::fd::FromRawFd;
         let (_folder, receiver, journal) = journal();
         let record = vec![b'x'; 32 << 20];
-        journal.send(&record).unwrap();
+        journal.send(&record, Weight::Event).unwrap();
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
         let mut payload = [0; 8];
         let mut slices = [IoSliceMut::new(&mut payload)];
@@ -169,16 +249,42 @@ mod tests {
         assert!(content == record);
     }
 
+    /// Fills journald's queue and ours with numbered records; how many were taken.
+    fn fill(journal: &Journal, weight: Weight) -> usize {
+        (0..1_000_000)
+            .find(|number| journal.send(format!("MESSAGE={number:06}\n").as_bytes(), weight) == Err(Errno::EAGAIN))
+            .unwrap()
+    }
+
     #[test]
-    fn a_full_journal_refuses_at_once() {
+    fn a_full_journal_refuses_at_once_and_then_gets_what_waited_in_its_order() {
+        let (_folder, receiver, journal) = journal();
+        let taken = fill(&journal, Weight::Event);
+        let mut received = Vec::new();
+        let mut buffer = [0; 64];
+        while received.len() < taken {
+            match receiver.recv(&mut buffer) {
+                Ok(length) => received.push(buffer[..length].to_vec()),
+                Err(_) => {
+                    journal.flush();
+                }
+            }
+        }
+        assert!(!journal.is_waiting());
+        let expected: Vec<_> = (0..taken).map(|number| format!("MESSAGE={number:06}\n").into_bytes()).collect();
+        assert!(received == expected);
+    }
+
+    #[test]
+    fn access_records_leave_room_for_events() {
         let (_folder, _receiver, journal) = journal();
-        let refusal = (0..1_000_000).find_map(|_| journal.send(b"MESSAGE=again\n").err());
-        assert_eq!(refusal, Some(Errno::EAGAIN));
+        fill(&journal, Weight::Access);
+        assert_eq!(journal.send(b"MESSAGE=event\n", Weight::Event), Ok(()));
     }
 
     #[test]
     fn a_journal_that_is_not_there_is_an_error() {
         let journal = Journal::open(Path::new("/nonexistent/socket")).unwrap();
-        assert_eq!(journal.send(b"MESSAGE=x\n"), Err(Errno::ENOENT));
+        assert_eq!(journal.send(b"MESSAGE=x\n", Weight::Event), Err(Errno::ENOENT));
     }
 }

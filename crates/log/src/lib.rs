@@ -1,8 +1,8 @@
 //! Where records go, alike in arbiter and worker: the journal, a terminal, a file; and the access log.
 //!
 //! Owns the log files and the socket to the journal. Does not know who decides what is worth a record. Invariants:
-//! nothing here ever waits for a reader (a record that the journal or a pipe does not take at once is dropped, counted
-//! and reported later), nothing here starts a thread, and every record is one line or one journal record whatever
+//! nothing here ever waits for a reader (a record that a pipe or the journal does not take, the latter after a short
+//! queue of ours is full, is dropped, counted and reported later), nothing here starts a thread, and every record is one line or one journal record whatever
 //! bytes a client sent. A [`Log`] is opened after the fork by the process that uses it.
 
 mod access;
@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use stream::Stream;
 
 /// How and where to log; travels from the arbiter to its workers.
@@ -178,16 +179,48 @@ impl Log {
         }
     }
 
+    /// Sends what the journal did not take at once. It happens by itself before the next record; whoever has a timer
+    /// calls this some milliseconds after [`Log::is_waiting`]. It never waits. Returns whether all of it is gone.
+    pub fn flush(&self) -> bool {
+        // Where both logs go to the journal it is the same one.
+        self.journals().all(Journal::flush)
+    }
+
+    /// Whether records wait in this process for the journal.
+    pub fn is_waiting(&self) -> bool {
+        self.journals().any(Journal::is_waiting)
+    }
+
+    /// For the end of the process: gives the journal at most `limit` to take what waits, and reports what was dropped.
+    pub fn finish(&self, limit: Duration) {
+        self.report_losses();
+        let deadline = Instant::now() + limit;
+        while !self.flush() && Instant::now() < deadline {
+            // Nothing says when the queue of an unconnected datagram socket's peer has room.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Records that were dropped since the log was opened, access records included.
     pub fn dropped(&self) -> u64 {
         self.errors.dropped() + self.access.as_ref().map_or(0, |access| access.dropped())
     }
 
+    fn sinks(&self) -> impl Iterator<Item = &Sink> {
+        [Some(self.errors.sink()), self.access.as_deref().map(AccessLog::sink)].into_iter().flatten()
+    }
+
     fn streams(&self) -> impl Iterator<Item = &Stream> {
-        let access = self.access.as_deref().map(AccessLog::sink);
-        [Some(self.errors.sink()), access].into_iter().flatten().filter_map(|sink| match sink {
+        self.sinks().filter_map(|sink| match sink {
             Sink::Stream(stream) => Some(&**stream),
             Sink::Journal(_) => None,
+        })
+    }
+
+    fn journals(&self) -> impl Iterator<Item = &Journal> {
+        self.sinks().filter_map(|sink| match sink {
+            Sink::Journal(journal) => Some(&**journal),
+            Sink::Stream(_) => None,
         })
     }
 }

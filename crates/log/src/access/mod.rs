@@ -10,7 +10,7 @@ pub(crate) mod format;
 use crate::drain::{ErrorLog, Losses, Sink, push_json_time, push_member_key};
 use crate::escape::{push_decimal, push_json};
 use crate::event;
-use crate::journal::push_field;
+use crate::journal::{Weight, push_field};
 use format::AccessFormat;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -136,12 +136,12 @@ impl AccessLog {
         let taken = match &self.sink {
             Sink::Stream(_) => {
                 line.push(b'\n');
-                self.sink.deliver(line)
+                self.sink.deliver(line, Weight::Access)
             }
             Sink::Journal(_) => {
                 record.clear();
                 self.push_journal_record(record, line, request);
-                self.sink.deliver(record)
+                self.sink.deliver(record, Weight::Access)
             }
         };
         match taken {
