@@ -149,6 +149,13 @@ impl State {
         self.generations.iter().find(|generation| generation.role == Role::Incoming)
     }
 
+    /// The generation that has this process in its books; 0 if none has.
+    #[cfg(test)]
+    pub(super) fn generation_of(&self, serial: Serial) -> u32 {
+        let home = self.generations.iter().find(|generation| generation.processes.contains_key(&serial));
+        home.map_or(0, |generation| generation.number)
+    }
+
     // What happened.
 
     fn handle_order(&mut self, order: Order, now: Instant, actions: &mut Vec<Action>) {

@@ -8,6 +8,8 @@
 mod action;
 mod backoff;
 mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod event;
 mod generation;
 mod perform;
@@ -19,6 +21,8 @@ mod signals;
 mod slot;
 mod spawn;
 mod status;
+#[cfg(test)]
+mod world;
 
 use crate::exit::Exit;
 use crate::listeners::Listeners;

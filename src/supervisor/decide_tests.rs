@@ -1,0 +1,473 @@
+//! The decisions, told as stories in a world without processes, and held against whatever that world does.
+
+use super::action::{Notice, Outcome};
+use super::decide::{Life, Purpose};
+use super::event::{Event, Exit, Order, Plan, Serial};
+use super::record::Record;
+use super::world::{Doing, World, plan};
+use proptest::prelude::*;
+use rgunicorn_protocol::{BootFaultKind, FromWorker};
+use std::time::Duration;
+
+const KILLED: Exit = Exit::Signal { signal: 9, core: false };
+
+fn generations(world: &World) -> Vec<u32> {
+    world.serve().iter().map(|serial| world.processes[serial].generation).collect()
+}
+
+fn count(world: &World, wanted: impl Fn(&Record) -> bool) -> usize {
+    world.records.iter().filter(|record| wanted(record)).count()
+}
+
+#[test]
+fn ready_is_said_once_and_only_when_all_workers_serve() {
+    let mut world = World::begin(Purpose::Serve, plan(3));
+    while !world.notices.contains(&Notice::Ready) {
+        assert!(world.serve().is_empty(), "nothing is promoted before all are ready");
+        let serial = *world.processes.iter().find(|(_, f)| f.doing < Doing::Ready).unwrap().0;
+        world.step(serial);
+    }
+    assert_eq!(world.serve().len(), 3);
+    assert_eq!(world.state.deadline(world.now), None, "an instance at rest has nothing to wake up for");
+    assert_eq!(world.state.status(), "Generation 1 serves with 3 workers");
+}
+
+#[test]
+fn an_application_that_cannot_boot_ends_the_instance_with_one_record() {
+    let mut world = World::begin(Purpose::Serve, plan(3));
+    world.step(Serial(1));
+    world.step(Serial(1));
+    let workers = world.workers(|_| true);
+    for worker in &workers {
+        world.step(*worker);
+    }
+    for worker in workers {
+        world.fault(worker);
+    }
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Fault(BootFaultKind::Import)));
+    assert_eq!(count(&world, |record| matches!(record, Record::NotStarted { .. })), 1);
+    assert!(world.processes.is_empty());
+}
+
+#[test]
+fn settings_or_listeners_that_fail_end_the_instance_before_anything_runs() {
+    let mut world = World::begin(Purpose::Serve, plan(1));
+    assert_eq!(world.outcome, None);
+    let mut failing = World::begin(Purpose::Serve, plan(1));
+    failing.order(Order::StopNow);
+    failing.run();
+    assert_eq!(failing.outcome, Some(Outcome::Clean));
+    world.order(Order::Stop);
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Clean));
+}
+
+#[test]
+fn a_worker_that_dies_is_replaced_at_once_and_nobody_else_notices() {
+    let mut world = World::serving(plan(3));
+    world.pass(Duration::from_secs(5));
+    let before = world.serve();
+    world.die(before[1], KILLED);
+    world.run();
+    let after = world.serve();
+    assert_eq!(after.len(), 3);
+    assert_eq!((after[0], after[1]), (before[0], before[2]));
+    assert_eq!(world.processes[&after[2]].slot, 2);
+}
+
+#[test]
+fn workers_that_boot_and_die_at_once_are_tried_ever_more_slowly_and_status_says_so() {
+    let mut world = World::serving(plan(1));
+    let start = world.now;
+    for _ in 0..12 {
+        let worker = loop {
+            world.run();
+            match world.serve().first() {
+                Some(worker) => break *worker,
+                None => assert!(world.wait()),
+            }
+        };
+        world.die(worker, KILLED);
+    }
+    assert!(world.now - start > Duration::from_secs(60), "{:?}", world.now - start);
+    assert!(world.state.status().contains("failures in a row"), "{}", world.state.status());
+}
+
+#[test]
+fn one_worker_at_a_time_is_tried_while_boots_fail() {
+    let mut world = World::serving(plan(4));
+    for worker in world.serve() {
+        world.die(worker, KILLED);
+    }
+    for _ in 0..10 {
+        world.wait();
+        for worker in world.workers(|fake| fake.doing == Doing::Born) {
+            world.step(worker);
+            world.fault(worker);
+        }
+    }
+    world.wait();
+    assert_eq!(world.workers(|_| true).len(), 1);
+    world.run();
+    assert_eq!(world.serve().len(), 4, "the first that succeeds lets the others follow");
+}
+
+#[test]
+fn a_reload_promotes_the_new_generation_whole_and_retires_the_old() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::Reload);
+    assert_eq!(generations(&world), [1, 1]);
+    world.run();
+    assert_eq!(generations(&world), [2, 2]);
+    assert_eq!(world.notices.iter().filter(|notice| **notice != Notice::Extend(Duration::from_secs(30))).count(), 3);
+    assert_eq!(world.state.deadline(world.now), None);
+}
+
+#[test]
+fn a_reload_that_fails_in_any_way_leaves_the_old_generation_alone() {
+    type Failure = (&'static str, fn(&mut World));
+    let failures: [Failure; 5] = [
+        ("settings", |world| {
+            world.plan = Err("workers: \"x\" is not a number".into());
+            world.order(Order::Reload);
+            world.plan = Ok(plan(2));
+        }),
+        ("import", |world| {
+            world.order(Order::Reload);
+            world.step(Serial(4));
+            world.step(Serial(4));
+            world.step(Serial(5));
+            world.fault(Serial(5));
+        }),
+        ("mold", |world| {
+            world.order(Order::Reload);
+            world.fault(Serial(4));
+        }),
+        ("exit", |world| {
+            world.order(Order::Reload);
+            world.step(Serial(4));
+            world.step(Serial(4));
+            world.step(Serial(5));
+            world.die(Serial(5), Exit::Code(7));
+        }),
+        ("hang", |world| {
+            world.order(Order::Reload);
+            world.step(Serial(4));
+            world.step(Serial(4));
+            world.step(Serial(5));
+            world.pass(Duration::from_secs(61));
+        }),
+    ];
+    for (name, fail) in failures {
+        let mut world = World::serving(plan(2));
+        let before = world.serve();
+        fail(&mut world);
+        world.run();
+        assert_eq!(world.serve(), before, "{name}");
+        assert_eq!(world.processes.len(), 3, "{name}: nothing is left of the new generation");
+        assert!(world.state.status().contains("the latest reload failed"), "{name}");
+        assert_eq!(world.notices.last(), Some(&Notice::Ready), "{name}");
+        world.order(Order::Reload);
+        world.run();
+        assert_eq!(world.serve().len(), 2, "{name}");
+        assert!(!world.state.status().contains("failed"), "{name}");
+    }
+}
+
+#[test]
+fn reloads_during_a_reload_are_folded_into_one_more() {
+    let mut world = World::serving(plan(1));
+    for _ in 0..5 {
+        world.order(Order::Reload);
+    }
+    world.run();
+    assert_eq!(generations(&world), [3]);
+}
+
+#[test]
+fn a_stop_during_a_reload_is_obeyed_at_once() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::Reload);
+    world.step(Serial(4));
+    world.order(Order::Stop);
+    assert_eq!(world.workers(|fake| fake.doing == Doing::Leaving).len(), 2);
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Clean));
+}
+
+#[test]
+fn a_graceful_stop_kills_whoever_outlives_its_time_and_a_second_order_hastens() {
+    let mut world = World::serving(plan(1));
+    let begin = world.now;
+    world.order(Order::Stop);
+    let stuck = world.workers(|fake| fake.doing == Doing::Leaving);
+    while world.workers(|fake| fake.doing == Doing::Killed).is_empty() {
+        assert!(world.wait());
+    }
+    let took = world.now - begin;
+    assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(33), "{took:?}");
+    world.die(stuck[0], KILLED);
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Clean));
+
+    let mut world = World::serving(plan(1));
+    let begin = world.now;
+    world.order(Order::Stop);
+    world.order(Order::Stop);
+    while world.workers(|fake| fake.doing == Doing::Killed).is_empty() {
+        assert!(world.wait());
+    }
+    assert!(world.now - begin <= Duration::from_secs(2));
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Clean));
+}
+
+#[test]
+fn the_number_of_workers_survives_a_reload_unless_the_setting_changed() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::More);
+    world.order(Order::More);
+    world.run();
+    assert_eq!(world.serve().len(), 4);
+    world.order(Order::Reload);
+    world.run();
+    assert_eq!(world.serve().len(), 4);
+    world.plan = Ok(plan(3));
+    world.order(Order::Reload);
+    world.run();
+    assert_eq!(world.serve().len(), 3);
+    for _ in 0..5 {
+        world.order(Order::Fewer);
+    }
+    world.run();
+    assert_eq!(world.serve().len(), 1);
+    assert_eq!(count(&world, |record| *record == Record::NotScaled), 3);
+}
+
+#[test]
+fn recycling_is_one_at_a_time_and_the_replacement_serves_before_the_old_worker_goes() {
+    let mut world = World::serving(plan(3));
+    let before = world.serve();
+    for worker in &before {
+        world.say(*worker, FromWorker::Recycle { reason: "it is old".into() });
+    }
+    while before.iter().any(|worker| world.processes.contains_key(worker)) {
+        assert!(world.serve().len() >= 3);
+        assert!(world.workers(|fake| fake.doing < Doing::Promoted).len() <= 1);
+        let next = world
+            .processes
+            .iter()
+            .find(|(_, f)| f.doing != Doing::Promoted && (f.mold.is_some() || f.doing != Doing::Ready));
+        let next = *next.unwrap().0;
+        world.step(next);
+    }
+    world.run();
+    let slots: Vec<u32> = world.serve().iter().map(|serial| world.processes[serial].slot).collect();
+    assert_eq!(slots, [1, 2, 3]);
+}
+
+#[test]
+fn a_dead_mold_is_replaced_in_its_generation() {
+    let mut world = World::serving(plan(2));
+    world.pass(Duration::from_secs(5));
+    let before = world.serve();
+    world.die(world.mold(), KILLED);
+    world.die(before[0], KILLED);
+    world.run();
+    assert_eq!(generations(&world), [1, 1]);
+    assert!(world.serve().contains(&before[1]));
+}
+
+#[test]
+fn a_dead_preloading_mold_is_replaced_with_its_whole_generation() {
+    let preload = Plan { preload: true, ..plan(2) };
+    let mut world = World::serving(preload);
+    world.die(world.mold(), KILLED);
+    world.run();
+    assert_eq!(generations(&world), [2, 2], "all workers run the same code");
+}
+
+#[test]
+fn a_dead_preloading_mold_whose_code_is_broken_now_leaves_its_workers_serving() {
+    let mut world = World::serving(Plan { preload: true, ..plan(2) });
+    let before = world.serve();
+    world.die(world.mold(), KILLED);
+    let begin = world.now;
+    for _ in 0..10 {
+        let molds: Vec<Serial> =
+            world.processes.iter().filter(|(_, f)| f.mold.is_none()).map(|(serial, _)| *serial).collect();
+        for mold in molds {
+            world.fault(mold);
+        }
+        assert!(world.wait());
+    }
+    assert_eq!(world.serve(), before);
+    assert!(world.now - begin > Duration::from_secs(20), "it is tried ever more slowly");
+}
+
+#[test]
+fn a_check_boots_one_worker_and_promotes_nothing() {
+    let mut world = World::begin(Purpose::Check, plan(4));
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Clean));
+    assert_eq!(count(&world, |record| matches!(record, Record::Checked { .. })), 1);
+    assert!(!world.notices.contains(&Notice::Ready));
+}
+
+#[test]
+fn a_worker_that_does_not_read_is_killed_and_replaced() {
+    let mut world = World::serving(plan(1));
+    world.pass(Duration::from_secs(5));
+    let deaf = world.serve()[0];
+    world.processes.get_mut(&deaf).unwrap().deaf = true;
+    world.order(Order::ReopenLogs);
+    world.run();
+    assert_eq!(world.serve().len(), 1);
+    assert!(!world.serve().contains(&deaf));
+}
+
+#[test]
+fn a_worker_whose_channel_ended_is_replaced_while_it_drains() {
+    let mut world = World::serving(plan(1));
+    let lost = world.serve()[0];
+    world.happen(Event::Ended { from: lost });
+    assert!(world.wait());
+    world.run();
+    assert_eq!(count(&world, |record| matches!(record, Record::ChannelClosed { .. })), 1);
+    assert!(world.serve().iter().any(|serial| *serial != lost));
+}
+
+#[test]
+fn a_boot_that_takes_long_is_reported_to_systemd_from_time_to_time() {
+    let mut world = World::begin(Purpose::Serve, plan(1));
+    for _ in 0..5 {
+        world.wait();
+    }
+    let extensions = world.notices.iter().filter(|notice| matches!(notice, Notice::Extend(_))).count();
+    assert!((4..=7).contains(&extensions), "{extensions}");
+}
+
+/// Something that the world does.
+#[derive(Debug, Clone)]
+enum Deed {
+    Order(Order),
+    Settings(bool),
+    Step(usize),
+    Fault(usize),
+    Die(usize),
+    Deafen(usize),
+    Lose(usize),
+    Recycle(usize),
+    Wait,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let order = prop_oneof![
+        Just(Order::Reload),
+        Just(Order::ReopenLogs),
+        Just(Order::More),
+        Just(Order::Fewer),
+        Just(Order::Upgrade),
+    ];
+    prop_oneof![
+        2 => order.prop_map(Deed::Order),
+        1 => any::<bool>().prop_map(Deed::Settings),
+        20 => any::<usize>().prop_map(Deed::Step),
+        1 => any::<usize>().prop_map(Deed::Fault),
+        2 => any::<usize>().prop_map(Deed::Die),
+        1 => any::<usize>().prop_map(Deed::Deafen),
+        1 => any::<usize>().prop_map(Deed::Lose),
+        2 => any::<usize>().prop_map(Deed::Recycle),
+        3 => Just(Deed::Wait),
+    ]
+}
+
+fn pick(world: &World, index: usize) -> Option<Serial> {
+    let all: Vec<Serial> = world.processes.keys().copied().collect();
+    (!all.is_empty()).then(|| all[index % all.len()])
+}
+
+fn act(world: &mut World, deed: &Deed, preload: bool) {
+    match deed {
+        Deed::Order(order) => world.order(*order),
+        Deed::Settings(good) => {
+            world.plan = if *good { Ok(Plan { preload, ..plan(3) }) } else { Err("no".into()) };
+        }
+        Deed::Wait => {
+            world.wait();
+        }
+        Deed::Step(index)
+        | Deed::Fault(index)
+        | Deed::Die(index)
+        | Deed::Deafen(index)
+        | Deed::Lose(index)
+        | Deed::Recycle(index) => {
+            let Some(serial) = pick(world, *index) else { return };
+            let doing = world.processes[&serial].doing;
+            match deed {
+                Deed::Step(_) => {
+                    world.step(serial);
+                }
+                Deed::Fault(_) if matches!(doing, Doing::Importing) => world.fault(serial),
+                Deed::Die(_) => world.die(serial, KILLED),
+                Deed::Deafen(_) => world.processes.get_mut(&serial).unwrap().deaf = true,
+                Deed::Lose(_) if doing != Doing::Born => {
+                    world.processes.get_mut(&serial).unwrap().deaf = true;
+                    world.happen(Event::Ended { from: serial });
+                }
+                Deed::Recycle(_) => world.say(serial, FromWorker::Recycle { reason: "it is old".into() }),
+                _ => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The world asserts what must hold at each step; here is what must hold in the end.
+    #[test]
+    fn whatever_happens_the_instance_recovers_and_whatever_happens_it_stops(
+        preload: bool,
+        deeds in proptest::collection::vec(deed(), 0..120),
+        quick: bool,
+    ) {
+        let mut world = World::begin(Purpose::Serve, Plan { preload, ..plan(3) });
+        for deed in &deeds {
+            if world.outcome.is_some() {
+                break;
+            }
+            act(&mut world, deed, preload);
+        }
+        world.plan = Ok(Plan { preload, ..plan(3) });
+        if world.outcome.is_none() {
+            // From now on everything behaves well: in the end all slots serve, and nothing else is left.
+            for _ in 0..200 {
+                world.run();
+                if world.outcome.is_some() || !world.wait() {
+                    break;
+                }
+            }
+            if world.outcome.is_none() {
+                prop_assert_eq!(world.state.deadline(world.now), None);
+                prop_assert_eq!(&world.state.life, &Life::Serving);
+                let slots = world.state.generations[0].slots.len();
+                prop_assert_eq!(world.serve().len(), slots);
+                prop_assert_eq!(world.state.generations.len(), 1);
+                prop_assert_eq!(world.processes.len(), slots + 1);
+            }
+        }
+        if world.outcome.is_none() {
+            // Even if no process ever reacts again the end comes.
+            world.order(if quick { Order::StopNow } else { Order::Stop });
+            for _ in 0..50 {
+                if world.outcome.is_some() {
+                    break;
+                }
+                world.wait();
+            }
+        }
+        prop_assert!(world.outcome.is_some());
+    }
+}
