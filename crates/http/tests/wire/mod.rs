@@ -1,5 +1,8 @@
-//! Transcripts: a conversation with the engine as text, and what plays it. The format is described in
-//! `tests/transcripts/README.md`.
+//! What the engine's tests share: transcripts (`text`, `play`; the format is described in `tests/transcripts/README.md`),
+//! a driver that answers everything (`drive`), a second decoder (`strict`) and a generator of streams (`streams`).
 
+pub(crate) mod drive;
 pub(crate) mod play;
+pub(crate) mod streams;
+pub(crate) mod strict;
 pub(crate) mod text;
