@@ -1,5 +1,8 @@
-//! The daemon's front door: an exit-code adapter around `run`.
+//! The daemon's front door: an exit-code adapter around `run`, which is a table of contents.
+//!
+//! Owns stdout and stderr until the log is open. Knows no setting by name but those that are questions.
 
+mod exec;
 mod exit;
 mod listeners;
 mod settings;
@@ -7,23 +10,84 @@ mod supervisor;
 mod systemd;
 
 use exit::Exit;
-use settings::{Invocation, Settings};
+use settings::command_line::{self, Question};
+use settings::{Invocation, NO_APP, Settings, explain};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Where `--instance NAME` finds its settings.
+const CONFIGURATION: &str = "/etc/rgunicorn";
+
+/// What ends the program before its time.
+struct Failure {
+    exit: Exit,
+    /// A line for each thing that is wrong.
+    message: String,
+}
+
+impl From<settings::SettingsError> for Failure {
+    fn from(error: settings::SettingsError) -> Self {
+        Self { exit: error.exit(), message: error.to_string() }
+    }
+}
+
+impl From<settings::Fault> for Failure {
+    fn from(fault: settings::Fault) -> Self {
+        settings::SettingsError::from(fault).into()
+    }
+}
+
 fn main() -> ExitCode {
-    match run(&Invocation::default()) {
+    match run(&invocation()) {
         Ok(exit) => exit.into(),
-        Err(message) => {
-            eprintln!("rgunicorn: {message}");
-            Exit::Failure.into()
+        Err(failure) => {
+            for line in failure.message.lines() {
+                // Nothing can be done for a stderr that is gone.
+                let _ = writeln!(std::io::stderr(), "rgunicorn: {line}");
+            }
+            failure.exit.into()
         }
     }
 }
 
-fn run(invocation: &Invocation) -> Result<Exit, String> {
-    let settings = Settings::read(invocation).map_err(|error| error.faults.join("\n"))?;
-    if settings.check_config {
-        return supervisor::check(&settings);
+fn run(invocation: &Invocation) -> Result<Exit, Failure> {
+    match command_line::question(&invocation.arguments)? {
+        Question::Help => return Ok(answer(&explain::help())),
+        Question::Version => return Ok(answer(concat!("rgunicorn ", env!("CARGO_PKG_VERSION"), "\n"))),
+        Question::Explain(word) => return Ok(answer(&explain::explain(&word)?)),
+        Question::Exec { instance, command } => {
+            let refusal = exec::exec(invocation, &instance, &command);
+            return Err(Failure { exit: refusal.exit, message: refusal.message });
+        }
+        Question::Serve => {}
     }
-    supervisor::run(invocation, settings)
+    let settings = Settings::read(invocation)?;
+    if settings.print_config {
+        answer(&explain::listing(&settings));
+    }
+    if settings.app.is_empty() {
+        return Err(Failure { exit: Exit::Failure, message: NO_APP.to_owned() });
+    }
+    let fail = |message| Failure { exit: Exit::Failure, message };
+    if settings.check_config || settings.print_config {
+        return supervisor::check(&settings).map_err(fail);
+    }
+    supervisor::run(invocation, settings).map_err(fail)
+}
+
+fn invocation() -> Invocation {
+    Invocation {
+        arguments: std::env::args_os().skip(1).collect(),
+        environment: std::env::vars_os().collect(),
+        directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        program: std::env::current_exe().unwrap_or_default(),
+        configuration: PathBuf::from(CONFIGURATION),
+    }
+}
+
+/// Prints; a reader that has left (`| head`) is no failure.
+fn answer(text: &str) -> Exit {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Success
 }

@@ -4,16 +4,38 @@
 //! of sockets that are open or of processes that run. Invariant: a `Settings` is complete and consistent; everything
 //! in it was checked, every path in it is absolute, every name in it is resolved.
 
+mod access;
 pub(crate) mod bind;
+pub(crate) mod command_line;
+mod cpus;
+pub(crate) mod explain;
+mod fault;
+pub(crate) mod interpreter;
+mod layers;
+mod resolve;
+mod setting;
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;
+mod toml_file;
+mod value;
+mod words;
 
 pub(crate) use bind::Bind;
+pub(crate) use fault::{Fault, Origin, SettingsError};
+pub(crate) use resolve::NO_APP;
 
+use command_line::Line;
+use layers::{Given, Layers};
+use resolve::Purpose;
 use rgunicorn_log::LogSettings;
 use rgunicorn_protocol::{ListenerAddress, WorkerSettings};
+use setting::{OnReload, Setting};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+use value::Raw;
 
 /// What the program was started with: all that a reading of the settings depends on beside files. A reload reads again
 /// from the same invocation.
@@ -29,14 +51,6 @@ pub(crate) struct Invocation {
     pub(crate) program: PathBuf,
     /// Where `--instance NAME` finds NAME.toml: /etc/rgunicorn.
     pub(crate) configuration: PathBuf,
-}
-
-/// Why no [`Settings`] could be made: every fault that was found, each one a line that names setting, value, source, what
-/// is allowed and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SettingsError {
-    /// At least one line.
-    pub(crate) faults: Vec<String>,
 }
 
 /// The kinds of worker pools.
@@ -62,6 +76,23 @@ impl WorkerClass {
             Self::Gevent => "gevent",
             Self::Asgi => "asgi",
         }
+    }
+}
+
+/// A setting with its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// Which.
+    pub(crate) setting: &'static Setting,
+    /// As a TOML file would have it; none if it is unset.
+    pub(crate) value: Option<String>,
+    /// Where it comes from: `default`, `command line -w`, `/etc/rgunicorn/app.toml:12`.
+    pub(crate) origin: String,
+}
+
+impl PartialEq for Answer {
+    fn eq(&self, other: &Self) -> bool {
+        self.setting.name == other.setting.name && self.value == other.value && self.origin == other.origin
     }
 }
 
@@ -200,14 +231,42 @@ pub(crate) struct Settings {
     /// Where records go.
     pub(crate) log: LogSettings,
 
+    /// Every setting with its value and origin, for `--print-config` and the control socket.
+    pub(crate) answers: Vec<Answer>,
     /// What the operator should know, one sentence each; the daemon logs them as warnings at the start and at reloads.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Reads all layers anew: at the start, and at each reload. On an error nothing has changed.
+    /// Reads all layers anew: at the start, and at each reload.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
     pub(crate) fn read(invocation: &Invocation) -> Result<Self, SettingsError> {
-        Err(SettingsError { faults: vec![format!("cannot read {:?} yet", invocation.arguments)] })
+        read(invocation, Purpose::Serve)
+    }
+
+    /// As [`Settings::read`], for a command that runs beside the instance: no application is needed.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub(crate) fn read_for_exec(invocation: &Invocation) -> Result<Self, SettingsError> {
+        read(invocation, Purpose::Exec)
+    }
+
+    /// The settings whose new value waits for a restart, with the reason: `pidfile (the file is written when ...)`.
+    pub(crate) fn waiting_for_restart(&self, previous: &Self) -> Vec<String> {
+        let changed = |answer: &&Answer| {
+            previous.answers.iter().any(|old| old.setting.name == answer.setting.name && old.value != answer.value)
+        };
+        self.answers
+            .iter()
+            .filter(changed)
+            .filter_map(|answer| match answer.setting.on_reload {
+                OnReload::Restart(reason) => Some(format!("{} ({reason})", answer.setting.name)),
+                OnReload::Applies | OnReload::Start => None,
+            })
+            .collect()
     }
 
     /// What leaves the arbiter: the settings of a generation's mold and workers. `handoff` and `scoreboard` are false;
@@ -268,5 +327,118 @@ impl Settings {
             handoff: false,
             scoreboard: false,
         }
+    }
+}
+
+/// Collects the layers in the order of their ranks, finds the file, resolves.
+fn read(invocation: &Invocation, purpose: Purpose) -> Result<Settings, SettingsError> {
+    let mut faults = Vec::new();
+    let mut collect = |read: Result<Vec<Given>, Vec<Fault>>| {
+        read.unwrap_or_else(|wrong| {
+            faults.extend(wrong);
+            Vec::new()
+        })
+    };
+    let mut givens = collect(command_line::read(&invocation.arguments, Line::Command));
+    let mut warnings = Vec::new();
+    givens.extend(collect(cmd_args(invocation, &mut warnings)));
+    let (from_environment, wrong, unknown) = layers::environment(&invocation.environment);
+    givens.extend(from_environment);
+    warnings.extend(unknown);
+    let config = match settings_file(&givens, invocation) {
+        Ok(config) => config,
+        Err(fault) => {
+            givens.extend(collect(Err(vec![fault])));
+            None
+        }
+    };
+    if let Some(path) = &config {
+        givens.extend(collect(toml_file::read(path)));
+    }
+    faults.extend(wrong);
+    let (mut layers, wrong) = Layers::new(givens);
+    faults.extend(wrong);
+    if !faults.is_empty() {
+        return Err(SettingsError { faults });
+    }
+    layers.warnings.splice(0..0, warnings);
+    resolve::resolve(&layers, invocation, config, purpose)
+}
+
+/// GUNICORN_CMD_ARGS: split as a shell would, read as a command line.
+fn cmd_args(invocation: &Invocation, warnings: &mut Vec<String>) -> Result<Vec<Given>, Vec<Fault>> {
+    let Some(text) = invocation.environment.get(&OsString::from("GUNICORN_CMD_ARGS")) else {
+        return Ok(Vec::new());
+    };
+    let fault = |what: &str| vec![Fault::new(Origin::CmdArgs(String::new()), what)];
+    let text = text.to_str().ok_or_else(|| fault("it is not UTF-8"))?;
+    let words: Vec<OsString> = words::split(text).map_err(fault)?.into_iter().map(OsString::from).collect();
+    let mut givens = command_line::read(&words, Line::CmdArgs)?;
+    // As in Gunicorn the application is not taken from there; unlike there, that is said.
+    if let Some(at) = givens.iter().position(|given| given.setting.name == "app") {
+        let app = givens.remove(at);
+        warnings.push(format!("GUNICORN_CMD_ARGS: the application {} is not taken from there", app.raw));
+    }
+    Ok(givens)
+}
+
+/// The TOML file to read, if any: `config`, else the instance's. Refuses Python.
+fn settings_file(givens: &[Given], invocation: &Invocation) -> Result<Option<PathBuf>, Fault> {
+    let highest = |name: &str| {
+        let of_name = givens.iter().filter(|given| given.setting.name == name);
+        of_name.max_by(|left, right| left.origin.cmp(&right.origin)).and_then(|given| match &given.raw {
+            Raw::Text(text) if !text.is_empty() => Some((given.origin.clone(), text.clone())),
+            Raw::Text(_)
+            | Raw::Integer(_)
+            | Raw::Float(_)
+            | Raw::Bool(_)
+            | Raw::List(_)
+            | Raw::Table(_)
+            | Raw::Date(_) => None,
+        })
+    };
+    let instance = highest("instance");
+    if let Some((origin, name)) = &instance {
+        let fine = |letter: char| letter.is_ascii_alphanumeric() || "-_.:@".contains(letter);
+        if !name.chars().all(fine) || name.starts_with(['.', '-']) || name.len() > 64 {
+            let message = format!("instance = {name:?} is not a name. Allowed: letters, digits and -_.:@ (at most 64)");
+            return Err(Fault::new(origin.clone(), message));
+        }
+    }
+    if let Some((origin, config)) = highest("config") {
+        let path = config.strip_prefix("file:").unwrap_or(&config);
+        if path.starts_with("python:") || path.ends_with(".py") {
+            return Err(Fault::new(origin, format!("config = {config:?} {PYTHON}")));
+        }
+        return Ok(Some(invocation.directory.join(path)));
+    }
+    if let Some((origin, name)) = instance {
+        let path = invocation.configuration.join(format!("{name}.toml"));
+        if !path.exists() {
+            let message = format!("instance = {name:?}: {} does not exist. {}", path.display(), instances(invocation));
+            return Err(Fault::new(origin, message));
+        }
+        return Ok(Some(path));
+    }
+    let gunicorns = invocation.directory.join("gunicorn.conf.py");
+    if gunicorns.exists() {
+        let message = format!("this file, which Gunicorn would load from the working directory, {PYTHON}");
+        return Err(Fault::new(Origin::File { path: gunicorns, line: None }, message));
+    }
+    Ok(None)
+}
+
+const PYTHON: &str = "is Python, and rgunicorn reads TOML: write the same settings as NAME = VALUE lines (workers = 4, \
+                      bind = \"127.0.0.1:8000\") into a .toml file and name that with -c. More: rgunicorn explain config";
+
+/// Which instances there are, a sentence.
+fn instances(invocation: &Invocation) -> String {
+    let entries = std::fs::read_dir(&invocation.configuration).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
+    names.sort();
+    match names.as_slice() {
+        [] => format!("There is no settings file in {}", invocation.configuration.display()),
+        names => format!("There are: {}", names.join(", ")),
     }
 }
