@@ -277,7 +277,7 @@ impl<'a> Performer<'a> {
         let (settings, serves) = match &mut self.source {
             Source::Serve { first, invocation } => match first.take() {
                 Some(settings) => (settings, true),
-                None => (Box::new(Settings::read(invocation).map_err(|error| error.faults.join("\n"))?), true),
+                None => (Box::new(Settings::read(invocation).map_err(|error| error.to_string())?), true),
             },
             Source::Check { settings } => (settings.clone(), false),
         };
