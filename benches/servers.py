@@ -26,44 +26,47 @@ def binary():
     return Path(os.environ.get("RGUNICORN") or target / "release" / "rgunicorn").absolute()
 
 
-def _rgunicorn(tools, port, app, *, threads=1, workers=1, preload=False):
+def _rgunicorn(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
     if not binary().exists():
         raise Unusable(f"{binary()} is not built")
     kind = ["-k", "gthread", "--threads", str(threads)] if threads > 1 else ["-k", "sync"]
     return [str(binary()), "--python", str(tools.python), "--chdir", str(APPS), "--bind", f"127.0.0.1:{port}",
-            "--workers", str(workers), *kind, *(["--preload"] if preload else []), "--log-level", "warning", app]
+            "--workers", str(workers), *kind, *(["--preload"] if preload else []), "--log-level", "warning",
+            *(["--access-logfile", str(tools.logs / "access")] if access else []), app]
 
 
 def _gunicorn(kind):
-    def command(tools, port, app, *, threads=1, workers=1, preload=False):
+    def command(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
         if kind == "sync" and threads > 1:
             raise Unusable("the sync worker has no threads")
         return [str(tools.python), "-m", "gunicorn", "--chdir", str(APPS), "--bind", f"127.0.0.1:{port}", "--workers",
                 str(workers), "-k", kind, *(["--threads", str(threads)] if kind == "gthread" else []),
                 "--keep-alive", "75", *(["--preload"] if preload else []), "--log-level", "warning",
-                "--no-control-socket", app]
+                "--no-control-socket", *(["--access-logfile", str(tools.logs / "access")] if access else []), app]
 
     return command
 
 
-def _granian(tools, port, app, *, threads=1, workers=1, preload=False):
+def _granian(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
     if preload:
         raise Unusable("granian does not preload")
     return [str(tools.python), "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port),
             "--workers", str(workers), "--blocking-threads", str(threads), "--working-dir", str(APPS), "--no-ws",
-            "--log-level", "warning", app]
+            "--log-level", "info" if access else "warning", *(["--access-log"] if access else []), app]
 
 
 def _alone(script):
-    def command(tools, port, app, *, threads=1, workers=1, preload=False):
+    def command(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
         if threads > 1 or workers > 1:
             raise Unusable("one thread in one process is all there is")
+        if access:
+            raise Unusable("it has no access log")
         return [str(tools.python), str(APPS / script), str(port), app.partition(":")[2]]
 
     return command
 
 
-def _floor(tools, port, app, *, threads=1, workers=1, preload=False):
+def _floor(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
     if threads > 1 or workers > 1 or not app.endswith(":hello") or app.startswith("heavy"):
         raise Unusable("the floor knows one answer")
     return [str(tools.floor), str(port)]
@@ -90,6 +93,7 @@ class Running:
         self._cpus = cpus
         self._command = SERVERS[name](tools, self.port, app, **shape)
         self._log = tools.logs / f"{name}.log"
+        self._access = tools.logs / "access"
 
     def __enter__(self):
         environment = {name: value for name, value in os.environ.items()
@@ -117,6 +121,8 @@ class Running:
         except ProcessLookupError:
             pass
         self.process.wait()
+        # It grows by a hundred bytes per request.
+        self._access.unlink(missing_ok=True)
 
     def get(self):
         """One request on a connection of its own; the whole response."""

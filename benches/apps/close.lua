@@ -1,0 +1,2 @@
+-- As a proxy without keep-alive towards its upstream does it, nginx by default.
+wrk.headers["Connection"] = "close"
