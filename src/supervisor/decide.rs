@@ -368,6 +368,7 @@ impl State {
                 let retry = generation.backoff.delay();
                 actions.push(Action::Record(Record::WorkerDied { tags, exit, served: Some(served), retry }));
             }
+            (Phase::Stopping { booting: true, .. }, _) => actions.push(Action::Record(Record::Left { tags })),
             (Phase::Retiring { .. } | Phase::Stopping { .. }, _) => match exit {
                 Exit::Code(0) | Exit::Unknown => actions.push(Action::Record(Record::Left { tags })),
                 Exit::Code(_) | Exit::Signal { .. } => actions.push(Action::Record(Record::LeftBadly { tags, exit })),
@@ -493,6 +494,7 @@ impl State {
                     self.kill(serial, Killed::Lost, now, actions);
                 }
                 Phase::Retiring { .. } => self.kill(serial, Killed::Overdue, now, actions),
+                Phase::Stopping { booting: true, .. } => self.kill(serial, Killed::Unwanted, now, actions),
                 Phase::Stopping { .. } | Phase::Faulted { .. } => self.kill(serial, Killed::NotStopped, now, actions),
                 Phase::Killed { .. } => {
                     actions.push(Action::Record(Record::Undead { tags }));
@@ -615,9 +617,9 @@ impl State {
                 for generation in &mut self.generations {
                     for process in generation.processes.values_mut() {
                         match &mut process.phase {
-                            Phase::Stopping { kill_at } | Phase::Retiring { kill_at } | Phase::Faulted { kill_at } => {
-                                *kill_at = now
-                            }
+                            Phase::Stopping { kill_at, .. }
+                            | Phase::Retiring { kill_at }
+                            | Phase::Faulted { kill_at } => *kill_at = now,
                             Phase::Booting { .. } | Phase::Ready | Phase::Serving { .. } | Phase::Killed { .. } => {}
                         }
                     }

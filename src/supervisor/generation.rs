@@ -7,7 +7,7 @@
 use super::action::Action;
 use super::backoff::Backoff;
 use super::event::{Plan, Serial};
-use super::process::{Killed, MARGIN, Phase, Process, STOP_TIME, Seat};
+use super::process::{CANCEL_TIME, Killed, MARGIN, Phase, Process, STOP_TIME, Seat};
 use super::record::Tags;
 use super::slot::Slot;
 use rgunicorn_protocol::ToWorker;
@@ -244,7 +244,9 @@ impl Generation {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         match process.phase {
             Phase::Booting { .. } | Phase::Ready | Phase::Serving { .. } | Phase::Retiring { .. } => {
-                process.phase = Phase::Stopping { kill_at: now + STOP_TIME };
+                let booting = matches!(process.phase, Phase::Booting { .. });
+                let time = if booting { CANCEL_TIME } else { STOP_TIME };
+                process.phase = Phase::Stopping { kill_at: now + time, booting };
                 actions.push(Action::Send { to: serial, message: ToWorker::Stop });
                 self.unseat(serial);
             }

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// From Stop to SIGKILL.
 pub(crate) const STOP_TIME: Duration = Duration::from_secs(2);
 
+/// The same for a process that still boots: it has nothing to finish and is probably not listening.
+pub(crate) const CANCEL_TIME: Duration = Duration::from_millis(500);
+
 /// A retiring worker ends itself at its deadline; so much later it is killed.
 pub(crate) const MARGIN: Duration = Duration::from_secs(1);
 
@@ -53,7 +56,7 @@ pub(crate) enum Phase {
     /// It finishes what it has begun.
     Retiring { kill_at: Instant },
     /// It was told to leave at once.
-    Stopping { kill_at: Instant },
+    Stopping { kill_at: Instant, booting: bool },
     /// It was sent SIGKILL.
     Killed { why: Killed, forget_at: Instant },
 }
@@ -67,6 +70,8 @@ pub(crate) enum Killed {
     Overdue,
     /// It was told to stop at once and did not.
     NotStopped,
+    /// It was no longer wanted while it booted. An import does not listen.
+    Unwanted,
     /// It did not read its channel.
     Unresponsive,
     /// Its channel ended but it went on.
@@ -94,7 +99,7 @@ impl Process {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Booting { deadline, .. } => deadline,
-            Phase::Faulted { kill_at } | Phase::Retiring { kill_at } | Phase::Stopping { kill_at } => Some(kill_at),
+            Phase::Faulted { kill_at } | Phase::Retiring { kill_at } | Phase::Stopping { kill_at, .. } => Some(kill_at),
             Phase::Killed { forget_at, .. } => Some(forget_at),
             Phase::Ready | Phase::Serving { .. } => None,
         };

@@ -168,9 +168,9 @@ impl Record {
             Record::LeftBadly { tags, exit } => {
                 warn!(tagged(log, *tags), "{} {} while it was leaving", capital(*tags), exit; event::WORKER_EXITED);
             }
-            Record::Killed { tags, why: Killed::BootTimeout, .. } => {
-                // The record of the failed boot has said it.
-                debug!(tagged(log, *tags), "{} is killed: it did not boot in time", capital(*tags));
+            Record::Killed { tags, why: why @ (Killed::BootTimeout | Killed::Unwanted), graceful } => {
+                // The record of the failed boot, or of what made it unwanted, has said enough.
+                debug!(tagged(log, *tags), "{} is killed: {}", capital(*tags), because(*why, *graceful).1);
             }
             Record::Killed { tags, why, graceful } => {
                 let (id, because) = because(*why, *graceful);
@@ -243,6 +243,7 @@ fn because(why: Killed, graceful: Duration) -> (event::MessageId, String) {
             event::WORKER_KILLED,
             format!("it was to leave within {} (graceful_timeout) and did not", seconds(graceful)),
         ),
+        Killed::Unwanted => (event::WORKER_KILLED, "it still boots and is no longer wanted".into()),
         Killed::NotStopped => (event::WORKER_KILLED, "it was told to stop at once and did not".into()),
         Killed::Unresponsive => (event::WORKER_STUCK, "it does not read its channel (stopped, or dead-locked)".into()),
         Killed::Lost => (event::WORKER_KILLED, "its channel ended but it went on".into()),
