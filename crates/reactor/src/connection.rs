@@ -230,7 +230,13 @@ impl Connection {
                     };
                     self.take_head_bytes(consumed, hands);
                     if whole {
-                        return self.complete(around);
+                        if !self.asks_for_health(around) {
+                            return self.complete(around);
+                        }
+                        let verdict = self.answer_health(hands, around);
+                        if verdict != Verdict::Keep || !matches!(self.phase, Phase::Receiving) {
+                            return verdict;
+                        }
                     } else {
                         if !around.settings.request_buffering {
                             return self.complete(around);
@@ -266,6 +272,40 @@ impl Connection {
                 self.input.clear();
                 self.start = 0;
             }
+        }
+    }
+
+    fn asks_for_health(&self, around: &Surroundings<'_>) -> bool {
+        let path = &around.settings.health_path;
+        !path.is_empty()
+            && self.head.as_ref().is_some_and(|head| {
+                matches!(head.method, http::Method::Get | http::Method::Head) && head.path(&self.head_bytes) == path
+            })
+    }
+
+    /// `health_path`: answered here, so that a worker whose lanes are all busy is not taken for a dead one, and one that
+    /// leaves says so to the load balancer.
+    fn answer_health(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        const FIELDS: [(&[u8], &[u8]); 2] = [(b"Content-Type", b"text/plain"), (b"Cache-Control", b"no-store")];
+        let (status, text): (&[u8], &[u8]) =
+            if around.retiring { (b"503 Service Unavailable", b"draining\n") } else { (b"200 OK", b"ok\n") };
+        if around.retiring {
+            self.engine.close_after_response();
+        }
+        hands.out.clear();
+        let (date, policy) = (hands.date(), &around.settings.policy);
+        let begun = self.engine.start_response(policy, status, FIELDS, Some(text.len() as u64), &date, &mut hands.out);
+        if begun.is_err() {
+            return Verdict::End;
+        }
+        self.engine.append_data(text, &mut hands.out);
+        let end = self.engine.end_response(policy, around.now, &mut hands.out);
+        hands.keep_buffer(std::mem::take(&mut self.head_bytes));
+        match (sys::send(self.socket.as_fd(), &hands.out), end) {
+            (Ok(n), http::End::KeepAlive) if n == hands.out.len() => Verdict::Keep,
+            (Ok(n), http::End::Close) if n == hands.out.len() => self.begin_lingering(hands, around.now),
+            // A client that does not even take a few bytes reads nothing.
+            _ => Verdict::End,
         }
     }
 

@@ -117,6 +117,8 @@ impl Reactor {
         *lock(&self.service) = Service::Stopped;
         self.stop_listening();
         self.finished.store(true, Ordering::SeqCst);
+        self.lanes.finish();
+        self.wake_standby();
         self.kick();
     }
 }

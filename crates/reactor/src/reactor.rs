@@ -12,6 +12,7 @@
 use crate::connection::{Connection, Surroundings, Verdict};
 use crate::exchange::Exchange;
 use crate::hands::Hands;
+use crate::lanes::{Lanes, Role};
 use crate::listener::Listeners;
 use crate::outbox::Flushed;
 use crate::settings::ReactorSettings;
@@ -66,8 +67,8 @@ pub struct Reactor {
     pub(crate) finished: AtomicBool,
     /// Threads that are blocked in epoll_wait, or about to be.
     polling: AtomicU32,
-    /// Each entry into and each return from the application adds one; odd while the (only) lane is inside.
-    pub(crate) calls: AtomicU64,
+    /// Who leads, and whether the leader is in the application.
+    pub lanes: Lanes,
     /// The standby sleeps until somebody enters the application.
     pub(crate) standby_parked: AtomicBool,
     /// The standby turns the reactor.
@@ -105,6 +106,7 @@ impl Reactor {
         settings: ReactorSettings,
         listeners: Vec<(OwnedFd, ListenerAddress)>,
         channel: Channel,
+        lanes: usize,
         graceful_timeout: Duration,
         on_reopen: Box<dyn Fn() + Send>,
         log: Logger,
@@ -122,7 +124,7 @@ impl Reactor {
             retiring: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             polling: AtomicU32::new(0),
-            calls: AtomicU64::new(0),
+            lanes: Lanes::new(lanes),
             standby_parked: AtomicBool::new(false),
             standby_in_charge: AtomicBool::new(false),
             standby: Mutex::new(None),
@@ -195,6 +197,10 @@ impl Reactor {
         let Some(at) = [deadline, retirement].into_iter().flatten().min() else { return -1 };
         let left = at.saturating_duration_since(Instant::now());
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    }
+
+    pub(crate) fn has_requests(&self) -> bool {
+        lock(&self.table).has_requests()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -471,19 +477,53 @@ impl Reactor {
         lock(&self.table).len()
     }
 
-    /// A lane enters the application.
-    pub fn enter_application(&self) {
-        self.calls.fetch_add(1, Ordering::SeqCst);
+    /// The leading lane enters the application.
+    pub fn enter_application(&self) -> Instant {
+        self.lanes.enter();
         if self.standby_parked.load(Ordering::SeqCst) {
             self.wake_standby();
         }
+        Instant::now()
     }
 
-    /// A lane is back from the application.
-    pub fn leave_application(&self) {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        if self.standby_in_charge.load(Ordering::SeqCst) {
+    /// Lane `lane` is back from the application, which it entered at `since`.
+    pub fn leave_application(&self, lane: usize, since: Instant) -> Role {
+        let role = self.lanes.leave(lane, since.elapsed());
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if role == Role::Lead && self.standby_in_charge.load(Ordering::SeqCst) {
             self.kick();
         }
+        role
+    }
+
+    /// As [`Lanes::try_lead`]; a standby that is in charge leaves at once.
+    pub fn try_lead(&self, lane: usize, before: (u64, Instant)) -> bool {
+        let leads = self.lanes.try_lead(lane, before);
+        if leads && self.standby_in_charge.load(Ordering::SeqCst) {
+            self.kick();
+        }
+        leads
+    }
+
+    /// Waits for a short time like [`Reactor::wait`], for a lane that keeps the interpreter lock meanwhile: see the
+    /// threads driver for when that pays.
+    /// Whether something came.
+    pub fn wait_briefly(self: &Arc<Self>, hands: &mut Hands, time: Duration) -> bool {
+        self.listen_again();
+        let until = Instant::now() + time;
+        loop {
+            self.harvest(hands, 0);
+            if lock(&self.table).has_work() || self.is_finished() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+
+    /// Whether the worker is done.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed)
     }
 }

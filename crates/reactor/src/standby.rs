@@ -7,11 +7,11 @@
 //! requests come and go), *in charge* (the lane has been in the same call for a whole tick: the standby blocks in
 //! epoll_wait in its place until the lane is back).
 //!
-//! **Races.** Parking: the standby sets `standby_parked`, then looks at `calls`; a lane adds to `calls`, then looks at
-//! `standby_parked`; sequentially consistent, so one of them sees the other. Leaving charge: the standby sets
-//! `standby_in_charge`, then looks at `calls`; a lane that returns adds to `calls`, then looks at `standby_in_charge` and
-//! kicks. A kick that the lane's own epoll_wait takes instead of the standby's is made good by the next event: the
-//! standby then sees that `calls` has moved and leaves.
+//! **Races.** Parking: the standby sets `standby_parked`, then looks at the lanes' `watch`; a lane that enters changes
+//! `watch`, then looks at `standby_parked`; sequentially consistent, so one of them sees the other. Leaving charge: the
+//! standby sets `standby_in_charge`, then looks at `watch`; a lane that returns changes `watch`, then looks at
+//! `standby_in_charge` and kicks. A kick that the lane's own epoll_wait takes instead of the standby's is made good by the
+//! next event: the standby then sees that `watch` has changed and leaves.
 
 use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
@@ -47,33 +47,43 @@ impl Reactor {
 
     fn stand_by(self: &Arc<Self>) {
         let mut hands = Hands::default();
-        let mut before = self.calls.load(Ordering::SeqCst);
+        let mut before = self.lanes.watch();
         while !self.finished.load(Ordering::Relaxed) {
             std::thread::park_timeout(TICK);
-            let now = self.calls.load(Ordering::SeqCst);
-            if now == before && now % 2 == 1 {
+            let now = self.lanes.watch();
+            if now == before && now & 1 == 1 {
                 self.take_charge(now, &mut hands);
             } else if now == before {
                 self.standby_parked.store(true, Ordering::SeqCst);
-                while self.calls.load(Ordering::SeqCst) == now && !self.finished.load(Ordering::Relaxed) {
+                while self.lanes.watch() == now && !self.finished.load(Ordering::SeqCst) {
                     std::thread::park();
                 }
                 self.standby_parked.store(false, Ordering::SeqCst);
             }
-            before = self.calls.load(Ordering::SeqCst);
+            before = self.lanes.watch();
         }
     }
 
-    /// Turns the reactor until the lane that made call number `call` is back.
+    /// Turns the reactor until a lane does so again.
     fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands) {
-        self.stop_listening();
+        let listening = self.lanes.any_free();
+        if !listening {
+            self.stop_listening();
+        }
         self.standby_in_charge.store(true, Ordering::SeqCst);
         let mut accept_at = Instant::now() + ACCEPT_EVERY;
-        while self.calls.load(Ordering::SeqCst) == call && !self.finished.load(Ordering::Relaxed) {
-            let accepts = self.accepts();
+        while self.lanes.watch() == call && !self.finished.load(Ordering::Relaxed) {
+            let accepts = !listening && self.accepts();
             let deadline = self.next_deadline().into_iter().chain(accepts.then_some(accept_at)).min();
+            self.turn_without_lane(hands);
+            if self.has_requests() {
+                self.lanes.rouse();
+            }
             self.harvest(hands, self.timeout_until(deadline));
             self.turn_without_lane(hands);
+            if self.has_requests() {
+                self.lanes.rouse();
+            }
             if accepts && Instant::now() >= accept_at {
                 self.accept_all();
                 accept_at = Instant::now() + ACCEPT_EVERY;

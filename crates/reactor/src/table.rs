@@ -184,6 +184,10 @@ impl Table {
         !self.ready.is_empty() || !self.requests.is_empty()
     }
 
+    pub(crate) fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     /// Takes the idle connection whose deadline is nearest: the one that has been idle for longest.
     pub(crate) fn take_oldest_idle(&mut self) -> Option<Box<Connection>> {
         let oldest = self

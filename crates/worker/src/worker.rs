@@ -59,11 +59,16 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
         }
     });
     let logger = log.logger();
-    let reactor =
-        Reactor::new(reactor_settings, listeners, channel, seconds(settings.graceful_timeout), reopen, logger.clone())
-            .map_err(|(channel, error)| {
-                (channel, machine_fault(format!("the worker cannot make its event loop: {error}")))
-            })?;
+    let reactor = Reactor::new(
+        reactor_settings,
+        listeners,
+        channel,
+        drivers::threads::lanes(&settings),
+        seconds(settings.graceful_timeout),
+        reopen,
+        logger.clone(),
+    )
+    .map_err(|(channel, error)| (channel, machine_fault(format!("the worker cannot make its event loop: {error}"))))?;
     let bridge = match WsgiBridge::new(py, application, &settings, &reactor, logger, log.access()) {
         Ok(bridge) => bridge,
         Err(error) => {
@@ -86,6 +91,6 @@ impl Booted {
             return CANNOT_BOOT;
         }
         reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
-        drivers::threads::run(py, &reactor, &bridge, &settings)
+        drivers::threads::run(py, &reactor, bridge, &settings)
     }
 }

@@ -20,7 +20,6 @@ pub(crate) enum Served {
 /// One per worker.
 pub(crate) struct WsgiBridge {
     application: Py<PyAny>,
-    reactor: Arc<Reactor>,
     log: slog::Logger,
 }
 
@@ -45,17 +44,15 @@ impl WsgiBridge {
         _py: Python<'_>,
         application: Py<PyAny>,
         _settings: &WorkerSettings,
-        reactor: &Arc<Reactor>,
+        _reactor: &Arc<Reactor>,
         log: slog::Logger,
         _access: Option<Arc<AccessLog>>,
     ) -> PyResult<WsgiBridge> {
-        Ok(WsgiBridge { application, reactor: Arc::clone(reactor), log })
+        Ok(WsgiBridge { application, log })
     }
 
     pub(crate) fn serve(&self, py: Python<'_>, lane: &Arc<Lane>, mut exchange: Box<Exchange>) -> Served {
-        self.reactor.enter_application();
         let result = self.call(py, lane, &mut exchange);
-        self.reactor.leave_application();
         lane.with_hands(|hands| {
             match result {
                 Ok(()) => {}

@@ -1,34 +1,164 @@
-//! Lanes that are threads. One lane is Gunicorn's `sync`: the worker's main thread turns the reactor, reads and parses a
-//! request, calls the application and writes the response, with no other thread in between.
+//! Lanes that are threads. One lane is Gunicorn's `sync`, many are its `gthread`.
+//!
+//! The leading lane turns the reactor, reads and parses a request, calls the application and writes the response, with
+//! no other thread in between. How the lead changes hands is in [`rgunicorn_reactor::Lanes`]. Lane 0 is the worker's main
+//! thread with one lane; with many, the main thread only waits for them, so that signal handlers of the application run
+//! while every lane is busy, and lanes are Python threads with names, as profilers and `threading.local` expect.
 
 use crate::bridge::Lane;
 use crate::bridge::wsgi::{Served, WsgiBridge};
 use pyo3::prelude::*;
 use rgunicorn_protocol::{FromWorker, WorkerSettings};
-use rgunicorn_reactor::{Next, Reactor};
+use rgunicorn_reactor::{Next, Reactor, Role};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The interpreter lock was waited for that long after a poll: another lane computes and gave it up only when the switch
+/// interval (5 ms) forced it to.
+const CONTENDED: Duration = Duration::from_millis(2);
+/// Polls for which the leader then keeps the lock a little longer, since giving it up would cost a whole interval.
+const CONTENDED_POLLS: u32 = 64;
+/// How long it keeps the lock without work then: some round trips to a client nearby. Bounded, and a small part of the
+/// interval that the other lane is given anyway.
+const LINGER: Duration = Duration::from_micros(200);
+
+/// Lanes of a worker with these settings.
+pub(crate) fn lanes(settings: &WorkerSettings) -> usize {
+    (settings.threads as usize).max(1)
+}
+
+/// What all lanes of a worker share.
+struct Pool {
+    reactor: Arc<Reactor>,
+    bridge: WsgiBridge,
+    recycling: Recycling,
+    status: AtomicI32,
+}
 
 /// Serves until the worker is done. Returns the exit status.
-pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: &WsgiBridge, settings: &WorkerSettings) -> i32 {
-    let lane = Arc::new(Lane::new());
-    let mut recycling = Recycling::new(settings);
-    loop {
-        match lane.with_hands(|hands| reactor.next(hands)) {
-            Next::Exchange(exchange) => {
-                match bridge.serve(py, &lane, exchange) {
-                    Served::Continue => {}
-                    Served::Exit(status) => return status,
-                }
-                recycling.count(reactor);
+pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, settings: &WorkerSettings) -> i32 {
+    let pool = Arc::new(Pool {
+        reactor: Arc::clone(reactor),
+        bridge,
+        recycling: Recycling::new(settings),
+        status: AtomicI32::new(0),
+    });
+    let count = reactor.lanes.count();
+    if count == 1 {
+        reactor.lanes.join(0);
+        pool.run_lane(py, 0);
+    } else if let Err(error) = run_threads(py, &pool, count) {
+        slog::crit!(reactor.log, "the worker's threads cannot be started; lower `threads` or raise TasksMax= of the unit";
+            "error" => %error);
+        return 1;
+    }
+    pool.status.load(Ordering::Relaxed)
+}
+
+/// A lane's body, for `threading.Thread(target=...)`.
+#[pyclass(frozen)]
+struct LaneThread {
+    pool: Arc<Pool>,
+    lane: usize,
+}
+
+#[pymethods]
+impl LaneThread {
+    fn __call__(&self, py: Python<'_>) {
+        self.pool.run_lane(py, self.lane);
+    }
+}
+
+fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize) -> PyResult<()> {
+    let class = py.import("threading")?.getattr("Thread")?;
+    let mut threads = Vec::new();
+    for lane in 0..count {
+        let target = Py::new(py, LaneThread { pool: Arc::clone(pool), lane })?;
+        let kwargs = pyo3::types::PyDict::new(py);
+        kwargs.set_item("target", target)?;
+        kwargs.set_item("name", format!("lane-{}", lane + 1))?;
+        // A lane that never comes back from the application must not keep the interpreter from ending.
+        kwargs.set_item("daemon", true)?;
+        let thread = class.call((), Some(&kwargs))?;
+        crate::signals::without_signals(|| thread.call_method0("start"))?;
+        threads.push(thread);
+    }
+    for thread in threads {
+        loop {
+            let finished = pool.reactor.is_finished();
+            // The timeout lets the main thread run signal handlers of the application; a join without one would not
+            // return for them before Python 3.13. After the end it bounds the wait for lanes that never come back.
+            thread.call_method1("join", (if finished { 0.1 } else { 3600.0 },))?;
+            if finished || !thread.call_method0("is_alive")?.is_truthy()? {
+                break;
             }
-            Next::Nothing => {
-                py.detach(|| lane.with_hands(|hands| reactor.wait(hands)));
-                // Handlers that the application has installed with signal.signal run now.
-                if let Err(error) = py.check_signals() {
-                    error.print(py);
-                }
+        }
+    }
+    Ok(())
+}
+
+impl Pool {
+    fn run_lane(&self, py: Python<'_>, number: usize) {
+        let (reactor, lane) = (&self.reactor, Arc::new(Lane::new()));
+        if reactor.lanes.count() > 1 {
+            reactor.lanes.join(number);
+            if number != 0 && !self.idle(py, number) {
+                return;
             }
-            Next::Finished => return 0,
+        }
+        let mut contended = 0_u32;
+        loop {
+            match lane.with_hands(|hands| reactor.next(hands)) {
+                Next::Exchange(exchange) => {
+                    let since = reactor.enter_application();
+                    let served = self.bridge.serve(py, &lane, exchange);
+                    let role = reactor.leave_application(number, since);
+                    self.recycling.count(reactor);
+                    if let Served::Exit(status) = served {
+                        self.status.store(status, Ordering::Relaxed);
+                        reactor.finish();
+                        return;
+                    }
+                    if role == Role::Idle && !self.idle(py, number) {
+                        return;
+                    }
+                }
+                Next::Nothing => {
+                    if contended > 0 && reactor.lanes.inside() > 0 {
+                        contended -= 1;
+                        if lane.with_hands(|hands| reactor.wait_briefly(hands, LINGER)) {
+                            continue;
+                        }
+                    }
+                    let polled = py.detach(|| {
+                        lane.with_hands(|hands| reactor.wait(hands));
+                        Instant::now()
+                    });
+                    if polled.elapsed() > CONTENDED {
+                        contended = CONTENDED_POLLS;
+                    }
+                    // Handlers that the application has installed with signal.signal run now.
+                    if let Err(error) = py.check_signals() {
+                        error.print(py);
+                    }
+                }
+                Next::Finished => return,
+            }
+        }
+    }
+
+    /// Sleeps until this lane has the lead. `false`: the worker is done.
+    fn idle(&self, py: Python<'_>, number: usize) -> bool {
+        loop {
+            let before = py.detach(|| {
+                let go_on = self.reactor.lanes.park(number);
+                go_on.then(|| self.reactor.lanes.before_lock())
+            });
+            let Some(before) = before else { return false };
+            if self.reactor.try_lead(number, before) {
+                return true;
+            }
         }
     }
 }
@@ -36,7 +166,7 @@ pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: &WsgiBridge, s
 /// `max_requests`: after so many requests the worker asks, once, to be replaced.
 struct Recycling {
     after: u64,
-    served: u64,
+    served: AtomicU64,
 }
 
 impl Recycling {
@@ -45,15 +175,13 @@ impl Recycling {
             0 => u64::MAX,
             n => n + jitter(settings.max_requests_jitter),
         };
-        Recycling { after, served: 0 }
+        Recycling { after, served: AtomicU64::new(0) }
     }
 
-    fn count(&mut self, reactor: &Reactor) {
-        self.served += 1;
-        if self.served == self.after {
-            reactor.tell(&FromWorker::Recycle {
-                reason: format!("it has served {} requests (max_requests)", self.served),
-            });
+    fn count(&self, reactor: &Reactor) {
+        let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
+        if served == self.after {
+            reactor.tell(&FromWorker::Recycle { reason: format!("it has served {served} requests (max_requests)") });
         }
     }
 }
