@@ -12,7 +12,8 @@ def reader(expression):
     return f"""
         def app(environ, start_response):
             stream = environ["wsgi.input"]
-            body = repr({expression}).encode()
+            value = {expression}
+            body = repr(value).encode()
             start_response("200 OK", [("Content-Length", str(len(body)))])
             return [body]
     """
