@@ -49,6 +49,8 @@ pub(crate) enum Verdict {
     Keep,
     /// Its request wants a lane.
     Request,
+    /// Gives it to another worker if there is one, or ends it: it is idle and this worker retires.
+    Leave,
     /// Ends it.
     End,
 }
@@ -86,6 +88,12 @@ pub(crate) struct Connection {
     pub(crate) outbox: Option<SharedOutbox>,
     /// The client said that this request is its last.
     client_closes: bool,
+    /// `100 Continue` was sent for the request in hand.
+    pub(crate) continued: bool,
+    /// No request was complete on this connection yet.
+    pub(crate) fresh: bool,
+    /// How long its request has waited with the worker that handed it over.
+    pub(crate) waited_before: Duration,
     /// When the request was complete: its queue time runs from here.
     pub(crate) complete: Option<Instant>,
 }
@@ -115,6 +123,9 @@ impl Connection {
             body: None,
             outbox: None,
             client_closes: false,
+            continued: false,
+            fresh: true,
+            waited_before: Duration::ZERO,
             complete: None,
         }
     }
@@ -189,7 +200,7 @@ impl Connection {
                 }
             }
             if around.retiring && self.is_idle() {
-                return Verdict::End;
+                return Verdict::Leave;
             }
             if !may_read {
                 self.settle_input(hands);
@@ -243,6 +254,7 @@ impl Connection {
                         }
                         self.body = Some(Box::new(BufferedBody::new(length, &around.settings.spool)));
                         if self.engine.wants_continue() {
+                            self.continued = true;
                             hands.out.clear();
                             self.engine.send_continue(&mut hands.out);
                             // 25 bytes that do not fit mean a client that has stopped reading long ago; it will see
@@ -456,6 +468,9 @@ impl Connection {
         around: &Surroundings<'_>,
     ) -> Verdict {
         self.complete = None;
+        self.fresh = false;
+        self.continued = false;
+        self.waited_before = Duration::ZERO;
         self.body = None;
         hands.keep_buffer(std::mem::take(&mut self.head_bytes));
         if self.outbox.is_some() {
@@ -472,7 +487,7 @@ impl Connection {
                 return self.receive(Happened::default(), hands, around);
             }
             self.settle_input(hands);
-            return if around.retiring { Verdict::End } else { Verdict::Keep };
+            return if around.retiring { Verdict::Leave } else { Verdict::Keep };
         }
         // A client that asked for the close sends nothing more, so there is nothing that a RST could hurt.
         if self.client_closes && self.unread() == 0 {

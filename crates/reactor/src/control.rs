@@ -61,7 +61,8 @@ impl Reactor {
                     self.open_listeners();
                 }
             }
-            ToWorker::Retire { deadline_ms, successors: _, drain_listeners } => {
+            ToWorker::Retire { deadline_ms, successors, drain_listeners } => {
+                self.successors.store(*successors, Ordering::SeqCst);
                 self.retire(Duration::from_millis(*deadline_ms), *drain_listeners);
             }
             ToWorker::Stop => self.finish(),

@@ -386,7 +386,7 @@ impl Exchange {
     ) -> Result<Started, ResponseFault> {
         let date = hands.date();
         self.out.clear();
-        let retiring = self.reactor.retiring.load(std::sync::atomic::Ordering::Relaxed);
+        let retiring = self.reactor.retires_alone();
         let Some(connection) = self.connection.as_mut() else { return Err(ResponseFault::OutOfTurn) };
         if retiring {
             connection.engine.close_after_response();

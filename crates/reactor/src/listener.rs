@@ -44,6 +44,10 @@ impl Listeners {
         Listeners { all, open: false, reserve: spare() }
     }
 
+    pub(crate) fn number(&self, address: &ListenerAddress) -> Option<u32> {
+        (0_u32..).zip(&self.all).find(|(_, listener)| listener.address == *address).map(|(n, _)| n)
+    }
+
     pub(crate) fn address(&self, n: u32) -> Option<ListenerAddress> {
         self.all.get(n as usize).map(|listener| listener.address.clone())
     }
@@ -81,6 +85,29 @@ impl Reactor {
                 }
             }
         }
+        drop(listeners);
+        self.watch_handoff(true);
+    }
+
+    /// Takes part in the handoff, or leaves it to the other workers.
+    fn watch_handoff(&self, watch: bool) {
+        let mut handoff = lock(&self.handoff);
+        let Some(handoff) = handoff.as_mut() else { return };
+        if handoff.watched == watch {
+            return;
+        }
+        let (operation, events) =
+            if watch { (libc::EPOLL_CTL_ADD, libc::EPOLLIN | libc::EPOLLEXCLUSIVE) } else { (libc::EPOLL_CTL_DEL, 0) };
+        match sys::control(self.epoll_fd(), operation, handoff.receive(), events, Source::Handoff) {
+            Ok(()) => handoff.watched = watch,
+            Err(error) => slog::error!(self.log, "the handoff cannot be watched"; "error" => %error),
+        }
+    }
+
+    /// After a taking: to the end of the queue, as with listeners.
+    pub(crate) fn rotate_handoff(&self) {
+        self.watch_handoff(false);
+        self.watch_handoff(true);
     }
 
     /// Leaves new connections to the other workers.
@@ -94,6 +121,8 @@ impl Reactor {
                 let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd, 0, Source::Listener(n));
             }
         }
+        drop(listeners);
+        self.watch_handoff(false);
     }
 
     /// Accepts from the listeners of which a bit is set, then goes to the end of their queues.

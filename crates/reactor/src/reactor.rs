@@ -11,6 +11,7 @@
 
 use crate::connection::{Connection, Surroundings, Verdict};
 use crate::exchange::Exchange;
+use crate::handoff::{Handoff, OFFER_AGAIN};
 use crate::hands::Hands;
 use crate::lanes::{Lanes, Role};
 use crate::listener::Listeners;
@@ -56,12 +57,28 @@ pub enum Next {
     Finished,
 }
 
+/// The fds that a worker has from the arbiter.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// The listeners with their addresses.
+    pub listeners: Vec<(OwnedFd, ListenerAddress)>,
+    /// The two ends of the handoff: to receive from, to send to.
+    pub handoff: Option<(OwnedFd, OwnedFd)>,
+    /// The worker's end of its channel.
+    pub channel: Channel,
+}
+
 /// See the module.
 pub struct Reactor {
     pub(crate) epoll: Epoll,
     kick: EventFd,
     table: Mutex<Table>,
     pub(crate) listeners: Mutex<Listeners>,
+    pub(crate) handoff: Mutex<Option<Handoff>>,
+    /// Connections given to other workers.
+    pub handed_over: AtomicU64,
+    /// Whether retirement leaves somebody who takes connections over.
+    pub(crate) successors: AtomicBool,
     pub(crate) service: Mutex<Service>,
     pub(crate) retiring: AtomicBool,
     pub(crate) finished: AtomicBool,
@@ -76,6 +93,8 @@ pub struct Reactor {
     pub(crate) standby: Mutex<Option<std::thread::Thread>>,
     pub(crate) channel: Channel,
     pub(crate) control: Mutex<crate::control::Control>,
+    /// Whether the instance has other workers.
+    pub(crate) shares: bool,
     /// Requests answered by the application since the start.
     pub requests: AtomicU64,
     /// See [`ReactorSettings`].
@@ -104,13 +123,13 @@ impl Reactor {
     /// Those of epoll_create1(2), eventfd(2), epoll_ctl(2): too many fds. The channel comes back, to say so.
     pub fn new(
         settings: ReactorSettings,
-        listeners: Vec<(OwnedFd, ListenerAddress)>,
-        channel: Channel,
+        inheritance: Inheritance,
         lanes: usize,
         graceful_timeout: Duration,
         on_reopen: Box<dyn Fn() + Send>,
         log: Logger,
     ) -> Result<Arc<Reactor>, (Channel, io::Error)> {
+        let Inheritance { listeners, handoff, channel } = inheritance;
         let (epoll, kick) = match epoll_set(&channel) {
             Ok(made) => made,
             Err(error) => return Err((channel, error)),
@@ -120,6 +139,9 @@ impl Reactor {
             kick,
             table: Mutex::new(Table::default()),
             listeners: Mutex::new(Listeners::new(listeners)),
+            handoff: Mutex::new(handoff.map(|(receive, send)| Handoff::new(receive, send))),
+            handed_over: AtomicU64::new(0),
+            successors: AtomicBool::new(false),
             service: Mutex::new(Service::Booting),
             retiring: AtomicBool::new(false),
             finished: AtomicBool::new(false),
@@ -130,6 +152,7 @@ impl Reactor {
             standby: Mutex::new(None),
             channel,
             control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen }),
+            shares: settings.shares,
             requests: AtomicU64::new(0),
             settings,
             log,
@@ -218,7 +241,7 @@ impl Reactor {
                 0
             }
         };
-        let (mut accept, mut obey) = (0_u64, false);
+        let (mut accept, mut obey, mut take_over) = (0_u64, false, false);
         let mut outboxes = Vec::new();
         if count > 0 {
             let mut table = lock(&self.table);
@@ -239,7 +262,7 @@ impl Reactor {
                     }
                     Source::Listener(n) => accept |= 1 << n.min(63),
                     Source::Channel => obey = true,
-                    Source::Handoff => {}
+                    Source::Handoff => take_over = true,
                     Source::Kick => {
                         let _ = self.kick.read();
                     }
@@ -252,6 +275,10 @@ impl Reactor {
         }
         if obey {
             self.obey();
+        }
+        if take_over {
+            self.take_over();
+            self.rotate_handoff();
         }
         if accept != 0 {
             self.accept(accept);
@@ -302,11 +329,64 @@ impl Reactor {
                 None
             }
             Verdict::Request => Some(connection),
+            Verdict::Leave => {
+                self.leave_with(connection);
+                None
+            }
             Verdict::End => {
                 self.end(connection);
                 None
             }
         }
+    }
+
+    /// An idle connection of a worker that retires. What nobody can take for now is offered again until the deadline.
+    fn leave_with(self: &Arc<Self>, connection: Box<Connection>) {
+        if !self.successors.load(Ordering::Relaxed) {
+            self.end(connection);
+            return;
+        }
+        match self.hand_over(connection) {
+            Ok(()) => self.finish_if_retired(),
+            Err(connection) => {
+                lock(&self.table).put_back(connection, Some(Instant::now() + OFFER_AGAIN));
+            }
+        }
+    }
+
+    /// Whether the worker retires and nobody takes its connections over, so that responses must announce their end.
+    pub(crate) fn retires_alone(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed)
+    }
+
+    /// Drops a connection that lives on elsewhere.
+    pub(crate) fn forget(&self, connection: Box<Connection>) {
+        lock(&self.table).leave(connection.token);
+        drop(connection);
+    }
+
+    /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
+    pub(crate) fn offer_requests(self: &Arc<Self>) {
+        if self.lanes.any_free() || !self.shares {
+            return;
+        }
+        loop {
+            let Some(connection) = lock(&self.table).pop_request() else { return };
+            if let Err(connection) = self.hand_over(connection) {
+                lock(&self.table).unpop_request(connection);
+                return;
+            }
+        }
+    }
+
+    /// A place in the table for a connection that is about to be admitted.
+    pub(crate) fn new_token(&self) -> Token {
+        lock(&self.table).enter()
+    }
+
+    /// The number of the listener with this address.
+    pub(crate) fn listener_number(&self, address: &ListenerAddress) -> Option<u32> {
+        lock(&self.listeners).number(address)
     }
 
     fn put_back(self: &Arc<Self>, connection: Box<Connection>) {
@@ -393,7 +473,7 @@ impl Reactor {
 
     /// Gives a connection whose request is complete to the lane that asked, unless it needs none.
     fn lend(self: &Arc<Self>, mut connection: Box<Connection>, hands: &mut Hands) -> Option<Box<Exchange>> {
-        let waited = connection.complete.map(|at| at.elapsed()).unwrap_or_default();
+        let waited = connection.waited_before + connection.complete.map(|at| at.elapsed()).unwrap_or_default();
         if !self.settings.queue_timeout.is_zero() && waited > self.settings.queue_timeout {
             slog::warn!(self.log, "a request waited too long for a lane and was answered with 503";
                 "setting" => "queue_timeout", "remote_addr" => connection.peer_text());
@@ -442,20 +522,26 @@ impl Reactor {
         if peer.is_some() {
             sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         }
-        let token = lock(&self.table).enter();
-        let connection = Box::new(Connection::new(token, socket, peer, listener, &self.settings, Instant::now()));
+        let token = self.new_token();
+        let connection = Connection::new(token, socket, peer, listener, &self.settings, Instant::now());
+        self.admit(Box::new(connection), Happened::default());
+    }
+
+    /// Puts a connection into the table and the set, in this order: an event must find it there.
+    pub(crate) fn admit(self: &Arc<Self>, connection: Box<Connection>, happened: Happened) {
+        let (token, socket) = (connection.token, Arc::clone(&connection.socket));
         let deadline = connection.deadline(&self.settings);
-        // Put back before it is added: an event must find it there.
-        let socket = Arc::clone(&connection.socket);
-        lock(&self.table).put_back(connection, deadline);
-        let added = sys::control(
-            self.epoll.0.as_fd(),
-            libc::EPOLL_CTL_ADD,
-            socket.as_fd(),
-            CONNECTION_EVENTS,
-            Source::Connection(token),
-        );
-        if let Err(error) = added {
+        {
+            let mut table = lock(&self.table);
+            table.put_back(connection, deadline);
+            if happened != Happened::default() {
+                table.note(token, happened);
+            }
+        }
+        let source = Source::Connection(token);
+        if let Err(error) =
+            sys::control(self.epoll_fd(), libc::EPOLL_CTL_ADD, socket.as_fd(), CONNECTION_EVENTS, source)
+        {
             slog::error!(self.log, "a connection could not be watched and was closed"; "error" => %error);
             lock(&self.table).leave(token);
         }

@@ -28,6 +28,8 @@ pub struct ReactorSettings {
     pub response_buffer: usize,
     /// Path that the reactor answers itself; empty: none.
     pub health_path: Vec<u8>,
+    /// Whether the instance has other workers, to which requests can be given.
+    pub shares: bool,
     /// Whether files are sent by sendfile(2).
     pub sendfile: bool,
 }
@@ -87,6 +89,7 @@ impl ReactorSettings {
             spool: Spool::new(settings.spool_limit, settings.request_buffer),
             response_buffer: usize::try_from(settings.response_buffer).unwrap_or(usize::MAX),
             health_path: settings.health_path.clone().into_bytes(),
+            shares: settings.workers > 1,
             sendfile: settings.sendfile,
         })
     }

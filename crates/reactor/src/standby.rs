@@ -75,20 +75,23 @@ impl Reactor {
         while self.lanes.watch() == call && !self.finished.load(Ordering::Relaxed) {
             let accepts = !listening && self.accepts();
             let deadline = self.next_deadline().into_iter().chain(accepts.then_some(accept_at)).min();
-            self.turn_without_lane(hands);
-            if self.has_requests() {
-                self.lanes.rouse();
-            }
+            self.find_lanes(hands);
             self.harvest(hands, self.timeout_until(deadline));
-            self.turn_without_lane(hands);
-            if self.has_requests() {
-                self.lanes.rouse();
-            }
+            self.find_lanes(hands);
             if accepts && Instant::now() >= accept_at {
                 self.accept_all();
                 accept_at = Instant::now() + ACCEPT_EVERY;
             }
         }
         self.standby_in_charge.store(false, Ordering::SeqCst);
+    }
+
+    /// Reads what has come, and sees that complete requests get a lane: an idle one here, or another worker's.
+    fn find_lanes(self: &Arc<Self>, hands: &mut Hands) {
+        self.turn_without_lane(hands);
+        if self.has_requests() {
+            self.lanes.rouse();
+            self.offer_requests();
+        }
     }
 }

@@ -179,6 +179,11 @@ impl Table {
         self.requests.pop_front()
     }
 
+    /// Puts a request back where [`Table::pop_request`] took it.
+    pub(crate) fn unpop_request(&mut self, connection: Box<Connection>) {
+        self.requests.push_front(connection);
+    }
+
     /// Whether a turn would find something without asking epoll.
     pub(crate) fn has_work(&self) -> bool {
         !self.ready.is_empty() || !self.requests.is_empty()

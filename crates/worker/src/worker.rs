@@ -6,7 +6,7 @@ use crate::{application, drivers, identity, offspring, signals};
 use pyo3::prelude::*;
 use rgunicorn_log::{Log, Process};
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker};
-use rgunicorn_reactor::{Reactor, ReactorSettings, seconds};
+use rgunicorn_reactor::{Inheritance, Reactor, ReactorSettings, seconds};
 use std::sync::Arc;
 
 /// Exit status of a worker that could not boot; the reason went to the arbiter before.
@@ -50,7 +50,11 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
         Ok(reactor_settings) => reactor_settings,
         Err(message) => return Err((channel, machine_fault(message))),
     };
-    let listeners = fds.into_iter().zip(settings.listeners.iter().cloned()).collect();
+    let mut fds = fds.into_iter();
+    // The addresses first: a zip that ends with its second half would have taken one fd too many.
+    let addresses = settings.listeners.iter().cloned();
+    let listeners = addresses.zip(fds.by_ref()).map(|(address, fd)| (fd, address)).collect();
+    let handoff = if settings.handoff { fds.next().zip(fds.next()) } else { None };
     let reopened = Arc::clone(&log);
     let reopen = Box::new(move || {
         if let Err(error) = reopened.reopen() {
@@ -61,8 +65,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
     let logger = log.logger();
     let reactor = Reactor::new(
         reactor_settings,
-        listeners,
-        channel,
+        Inheritance { listeners, handoff, channel },
         drivers::threads::lanes(&settings),
         seconds(settings.graceful_timeout),
         reopen,

@@ -1,0 +1,271 @@
+//! The handoff: connections that this worker cannot serve now go to whichever worker of the instance can.
+//!
+//! All workers of an instance, of every generation, share one SOCK_SEQPACKET pair; the kernel's socket buffer is the
+//! queue. A connection travels as its fd and a record: where it came from, what a PROXY header said, and the bytes that
+//! were read and not answered, so that the taker parses them as if it had read them itself. Used for idle connections
+//! of a worker that retires, and for complete requests while every lane is in the application.
+//!
+//! **Nothing is lost.** Before sending, the connection leaves the epoll set, since a registration lives with the open
+//! file description and would go on reporting it here. Every send error means that the connection stays: EAGAIN (the
+//! buffer is full), ETOOMANYREFS (too many fds in flight for this user), EMSGSIZE, ENOBUFS. A taker makes sure of free
+//! fds before it receives: without one the kernel would drop the fd and the client would see its connection end.
+
+use crate::connection::{Connection, Phase};
+use crate::offspring::Socket;
+use crate::reactor::{CONNECTION_EVENTS, Reactor, lock};
+use crate::sys;
+use crate::table::Happened;
+use crate::token::Source;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use rgunicorn_http::{self as http, Framing, ProxyHeader};
+use rgunicorn_protocol::ListenerAddress;
+use serde::{Deserialize, Serialize};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The record's form. A taker of another form ends the connection, which only an upgrade that changes it could cause.
+const FORM: u8 = 1;
+/// Most bytes that travel with a connection; one that has more stays.
+const MOST_BYTES: usize = 16 * 1024;
+/// Most bytes of a datagram, within any SO_SNDBUF.
+const DATAGRAM: usize = 64 * 1024;
+/// Connections taken from the handoff in one datagram at most (unix(7), SCM_MAX_FD).
+const MOST_FDS: usize = 253;
+/// How long a connection that nobody could take stays before it is offered again.
+pub(crate) const OFFER_AGAIN: Duration = Duration::from_millis(50);
+
+/// The two ends that all workers share.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    receive: Socket,
+    send: Socket,
+    pub(crate) watched: bool,
+}
+
+impl Handoff {
+    pub(crate) fn new(receive: OwnedFd, send: OwnedFd) -> Handoff {
+        Handoff { receive: Socket::new(receive), send: Socket::new(send), watched: false }
+    }
+
+    pub(crate) fn receive(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.receive.as_fd()
+    }
+}
+
+/// What travels beside the fd, before the bytes.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    listener: Option<ListenerAddress>,
+    peer: Option<SocketAddr>,
+    proxied: Option<(u8, Option<(SocketAddr, SocketAddr)>)>,
+    /// Nothing was consumed yet: a PROXY header may come.
+    fresh: bool,
+    /// Microseconds that its complete request has waited already.
+    waited: u64,
+    /// Bytes that follow.
+    bytes: usize,
+}
+
+/// The unanswered bytes of a connection, if it may travel.
+fn unanswered(connection: &Connection) -> Option<Vec<u8>> {
+    let mut bytes = match connection.phase {
+        Phase::Receiving if connection.engine.is_idle() => Vec::new(),
+        Phase::Answering if !connection.continued => {
+            let head = connection.head.as_deref()?;
+            let mut bytes = connection.head_bytes.clone();
+            match (&connection.body, head.framing) {
+                (None, framing) if framing.is_empty() => {}
+                (Some(body), Framing::Length(_)) => bytes.extend_from_slice(body.in_memory()?),
+                (_, Framing::None | Framing::Length(_) | Framing::Chunked) => return None,
+            }
+            bytes
+        }
+        Phase::Receiving | Phase::Answering | Phase::Flushing { .. } | Phase::Lingering { .. } => return None,
+    };
+    bytes.extend_from_slice(connection.input.get(connection.start..)?);
+    (bytes.len() <= MOST_BYTES).then_some(bytes)
+}
+
+fn encode(record: &Record, bytes: &[u8]) -> Option<Vec<u8>> {
+    let record = serde_json::to_vec(record).ok()?;
+    let mut datagram = Vec::with_capacity(4 + record.len() + bytes.len());
+    datagram.push(FORM);
+    datagram.push(1);
+    datagram.extend_from_slice(&u16::try_from(record.len()).ok()?.to_le_bytes());
+    datagram.extend_from_slice(&record);
+    datagram.extend_from_slice(bytes);
+    Some(datagram)
+}
+
+/// The records of a datagram, each with its bytes.
+fn decode(datagram: &[u8]) -> Option<Vec<(Record, Vec<u8>)>> {
+    let (&form, rest) = datagram.split_first()?;
+    let (&count, mut rest) = rest.split_first()?;
+    if form != FORM {
+        return None;
+    }
+    let mut records = Vec::new();
+    for _ in 0..count {
+        let (length, after) = rest.split_at_checked(2)?;
+        let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
+        let (record, after) = after.split_at_checked(length)?;
+        let record: Record = serde_json::from_slice(record).ok()?;
+        let (bytes, after) = after.split_at_checked(record.bytes)?;
+        records.push((record, bytes.to_vec()));
+        rest = after;
+    }
+    rest.is_empty().then_some(records)
+}
+
+impl Reactor {
+    /// Gives a connection to another worker; it comes back if it cannot go.
+    pub(crate) fn hand_over(&self, connection: Box<Connection>) -> Result<(), Box<Connection>> {
+        let handoff = lock(&self.handoff);
+        let Some(handoff) = handoff.as_ref() else { return Err(connection) };
+        let Some(bytes) = unanswered(&connection) else { return Err(connection) };
+        let record = Record {
+            listener: self.listener_address(connection.listener),
+            peer: connection.peer,
+            proxied: connection.proxied.as_ref().map(|header| (header.version, header.addresses)),
+            fresh: connection.fresh && connection.proxied.is_none(),
+            waited: connection.complete.map_or(0, |at| at.elapsed().as_micros() as u64),
+            bytes: bytes.len(),
+        };
+        let Some(datagram) = encode(&record, &bytes) else { return Err(connection) };
+        let socket = connection.socket.as_fd();
+        let source = Source::Connection(connection.token);
+        if sys::control(self.epoll_fd(), libc::EPOLL_CTL_DEL, socket, 0, source).is_err() {
+            return Err(connection);
+        }
+        let rights = [socket.as_raw_fd()];
+        let sent = sendmsg::<UnixAddr>(
+            handoff.send.as_raw_fd(),
+            &[IoSlice::new(&datagram)],
+            &[ControlMessage::ScmRights(&rights)],
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        if let Err(errno) = sent {
+            slog::debug!(self.log, "a connection could not be handed over and stays"; "error" => errno.desc());
+            if let Err(error) = sys::control(self.epoll_fd(), libc::EPOLL_CTL_ADD, socket, CONNECTION_EVENTS, source) {
+                slog::error!(self.log, "epoll_ctl failed"; "error" => %error);
+            }
+            return Err(connection);
+        }
+        self.handed_over.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // Closed here without a shutdown: it lives on in the queue.
+        self.forget(connection);
+        Ok(())
+    }
+
+    /// Takes what waits in the handoff: one datagram, so that idle workers share.
+    pub(crate) fn take_over(self: &Arc<Self>) {
+        let received = {
+            let handoff = lock(&self.handoff);
+            match handoff.as_ref() {
+                Some(handoff) => receive(handoff),
+                None => return,
+            }
+        };
+        match received {
+            Ok((datagram, fds)) => self.adopt(&datagram, fds),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                if !self.end_an_idle_connection() {
+                    slog::warn!(self.log, "no fd is left to take a waiting connection over; raise LimitNOFILE= of the \
+                        unit (or ulimit -n)"; "connections" => self.connections());
+                }
+            }
+            Err(error) => slog::error!(self.log, "the handoff cannot be read"; "error" => %error),
+        }
+    }
+
+    fn adopt(self: &Arc<Self>, datagram: &[u8], fds: Vec<OwnedFd>) {
+        let Some(records) = decode(datagram).filter(|records| records.len() == fds.len()) else {
+            slog::error!(self.log, "a datagram of the handoff cannot be read; its connections are closed";
+                "connections" => fds.len());
+            return;
+        };
+        let now = Instant::now();
+        for ((record, bytes), socket) in records.into_iter().zip(fds) {
+            let listener = record.listener.and_then(|address| self.listener_number(&address)).unwrap_or(0);
+            let token = self.new_token();
+            let mut connection = Connection::new(token, socket, record.peer, listener, &self.settings, now);
+            connection.engine = http::Connection::adopt(&self.settings.policy, record.fresh, now);
+            connection.fresh = record.fresh;
+            connection.input = bytes;
+            connection.proxied =
+                record.proxied.map(|(version, addresses)| Box::new(ProxyHeader { version, addresses }));
+            connection.waited_before = Duration::from_micros(record.waited);
+            let look = Happened { readable: true, ..Happened::default() };
+            self.admit(Box::new(connection), look);
+        }
+    }
+}
+
+/// Receives one datagram, if its fds have room in this process.
+fn receive(handoff: &Handoff) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let mut first = [0_u8; 2];
+    let fd = handoff.receive.as_raw_fd();
+    {
+        let mut parts = [IoSliceMut::new(&mut first)];
+        let peeked = recvmsg::<UnixAddr>(fd, &mut parts, None, flags | MsgFlags::MSG_PEEK)?;
+        if peeked.bytes == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+    }
+    let count = usize::from(first[1]).min(MOST_FDS);
+    // As many fds as will come, closed again at once: the kernel gives the lowest free numbers, so these are free then.
+    let reserved =
+        (0..count).map(|_| handoff.send.as_fd().try_clone_to_owned()).collect::<io::Result<Vec<OwnedFd>>>()?;
+    let mut datagram = vec![0_u8; DATAGRAM];
+    let mut control = nix::cmsg_space!([RawFd; MOST_FDS]);
+    drop(reserved);
+    let mut fds = Vec::new();
+    let length = {
+        let mut parts = [IoSliceMut::new(&mut datagram)];
+        let message = recvmsg::<UnixAddr>(fd, &mut parts, Some(&mut control), flags)?;
+        for item in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = item {
+                // SAFETY: the kernel has just made these fds for us; nobody else knows their numbers.
+                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        message.bytes
+    };
+    datagram.truncate(length);
+    Ok((datagram, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_and_its_bytes_survive_the_journey() {
+        let record = Record {
+            listener: Some(ListenerAddress::Unix { path: "/run/x.sock".into() }),
+            peer: Some("192.0.2.1:80".parse().unwrap()),
+            proxied: Some((2, None)),
+            fresh: false,
+            waited: 7,
+            bytes: 5,
+        };
+        let datagram = encode(&record, b"GET /").unwrap();
+        assert_eq!(decode(&datagram).unwrap(), [(record, b"GET /".to_vec())]);
+    }
+
+    #[test]
+    fn a_datagram_that_was_cut_anywhere_is_refused_whole() {
+        let record = Record { listener: None, peer: None, proxied: None, fresh: true, waited: 0, bytes: 3 };
+        let datagram = encode(&record, b"abc").unwrap();
+        for end in 0..datagram.len() {
+            assert!(decode(&datagram[..end]).is_none());
+        }
+        assert!(decode(&[&datagram[..], b"x"].concat()).is_none());
+    }
+}
