@@ -37,7 +37,8 @@ pub(crate) fn decode_requests(stream: &[u8]) -> (Vec<Message>, Option<Stop>) {
     let mut cursor = Cursor { rest: stream };
     let mut messages = Vec::new();
     loop {
-        if cursor.rest.is_empty() {
+        // An empty line, or half of one, in front of nothing is no message that was begun.
+        if b"\r\n".starts_with(cursor.rest) {
             return (messages, None);
         }
         match cursor.request() {

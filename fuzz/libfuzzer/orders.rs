@@ -1,0 +1,4 @@
+//! `orders` for libFuzzer; see `src/targets.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| rgunicorn_fuzz::targets::orders(data));

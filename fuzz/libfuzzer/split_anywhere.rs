@@ -1,0 +1,4 @@
+//! `split_anywhere` for libFuzzer; see `src/targets.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| rgunicorn_fuzz::targets::split_anywhere(data));
