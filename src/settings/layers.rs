@@ -28,6 +28,8 @@ pub(crate) struct Given {
 #[derive(Debug)]
 pub(crate) struct Layers {
     figment: Figment,
+    /// What figment made of the layers; each value's tag leads to its metadata.
+    values: Dict,
     /// Where each value that somebody gave comes from; figment's metadata names the key.
     origins: BTreeMap<String, Origin>,
     /// What the operator should know.
@@ -75,7 +77,9 @@ impl Layers {
                 }
             }
         }
-        (Self { figment, origins, warnings }, faults)
+        let mut data = figment.data().unwrap_or_default();
+        let values = data.remove(&Profile::Default).unwrap_or_default();
+        (Self { figment, values, origins, warnings }, faults)
     }
 
     /// The values in their Rust types.
@@ -88,11 +92,8 @@ impl Layers {
 
     /// Where the setting's value comes from.
     pub(crate) fn origin(&self, name: &str) -> Origin {
-        self.figment
-            .find_metadata(name)
-            .and_then(|metadata| self.origins.get(metadata.name.as_ref()))
-            .cloned()
-            .unwrap_or(Origin::Default)
+        let metadata = self.values.get(name).and_then(|value| self.figment.get_metadata(value.tag()));
+        metadata.and_then(|metadata| self.origins.get(metadata.name.as_ref())).cloned().unwrap_or(Origin::Default)
     }
 
     /// Whether somebody gave the setting a value.
@@ -102,7 +103,7 @@ impl Layers {
 
     /// The setting's value.
     pub(crate) fn value(&self, name: &str) -> Value {
-        self.figment.find_value(name).unwrap_or_else(|_| value::unset())
+        self.values.get(name).cloned().unwrap_or_else(value::unset)
     }
 }
 

@@ -165,19 +165,18 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("Longer than the 60 s after which load balancers and nginx close theirs, so that they never send a request on a \
               connection that is being closed: Gunicorn's 2 s is a cause of 502 answers. 0 closes after each response. \
               Idle connections occupy no worker."),
-    Setting::new("header_timeout", Section::Timeouts, Kind::Seconds { min: 0.001 }, Is("30"), "Seconds for the head of a request")
+    Setting::new("header_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("30"), "Seconds for the head of a request")
         .flags(&["--header-timeout"])
-        .doc("From its first byte; then 408."),
-    Setting::new("body_timeout", Section::Timeouts, Kind::Seconds { min: 0.001 }, Is("30"), "Seconds without progress while a body arrives")
+        .doc("From its first byte; then 408. 0: no limit."),
+    Setting::new("body_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("30"), "Seconds without progress while a body arrives")
         .flags(&["--body-timeout"])
-        .doc("Then 408; the application is not called."),
-    Setting::new("send_timeout", Section::Timeouts, Kind::Seconds { min: 0.001 }, Is("60"), "Seconds without progress while a response is sent")
+        .doc("Then 408; the application is not called. 0: no limit."),
+    Setting::new("send_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("60"), "Seconds without progress while a response is sent")
         .flags(&["--send-timeout"])
-        .doc("Then the connection is closed."),
+        .doc("Then the connection is closed. 0: no limit."),
     Setting::new("queue_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("0"), "Seconds that a complete request may wait for a worker")
         .flags(&["--queue-timeout"])
-        .doc("Then 503 with Retry-After. 0 turns it off.")
-        .not_yet(),
+        .doc("Then 503 with Retry-After. 0 turns it off."),
     Setting::new("max_requests", Section::Timeouts, Kind::Integer { min: 0, max: i64::MAX }, Is("0"), "Requests after which a worker is replaced")
         .flags(&["--max-requests"])
         .doc("Against memory that applications leak. 0: never. The replacement is started by the arbiter."),
@@ -240,8 +239,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("Turn it off for file systems on which sendfile(2) fails."),
     Setting::new("health_path", Section::Requests, Kind::UrlPath, Is(""), "Path answered without the application, for probes")
         .flags(&["--health-path"])
-        .doc("200 while serving, 503 while draining. Empty: none.")
-        .not_yet(),
+        .doc("200 while serving, 503 while draining. Empty: none."),
     Setting::new("permit_unconventional_http_method", Section::Requests, Kind::Switch, Is("false"), "Accept methods in lower case, with #, or of odd lengths")
         .flags(&["--permit-unconventional-http-method"])
         .doc("Else 400."),
@@ -281,12 +279,10 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new("proxy_protocol", Section::Proxies, Kind::ChoiceOrSwitch { choices: &["off", "v1", "v2", "auto"], on: "auto", off: "off" }, Is("off"), "Expect the PROXY protocol: off, v1, v2, auto")
         .flags(&["--proxy-protocol"])
         .form(FlagForm::Optional("auto"))
-        .doc("The flag without a value means auto.")
-        .not_yet(),
+        .doc("For connections that a TCP load balancer passes on: the address of the client then comes from its first bytes. The flag without a value means auto."),
     Setting::new("proxy_allow_ips", Section::Proxies, Kind::Networks, Is("127.0.0.1,::1"), "Peers that may speak the PROXY protocol")
         .flags(&["--proxy-allow-from"])
-        .doc("As forwarded_allow_ips.")
-        .not_yet(),
+        .doc("As forwarded_allow_ips. Where it is not allowed, such a connection is refused."),
     Setting::new("protocol", Section::Proxies, Kind::Choice(&["http", "uwsgi"]), Is("http"), "Wire protocol of all listeners")
         .flags(&["--protocol"])
         .refused(UWSGI),

@@ -448,7 +448,7 @@ fn headers(raw: &Raw) -> Result<Vec<String>, String> {
             .collect();
         return headers(&Raw::Table(entries.ok_or("is not a table")?));
     };
-    entries
+    let mut pairs = entries
         .iter()
         .map(|(name, value)| {
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -458,5 +458,8 @@ fn headers(raw: &Raw) -> Result<Vec<String>, String> {
             // Gunicorn's users write the names with underscores or dashes, in any case.
             Ok(format!("{}={}", name.to_ascii_uppercase().replace('_', "-"), text(value)?))
         })
-        .collect()
+        .collect::<Result<Vec<_>, String>>()?;
+    // A TOML table has no order; neither have these.
+    pairs.sort();
+    Ok(pairs)
 }
