@@ -287,6 +287,11 @@ impl<'a> Performer<'a> {
             for warning in &settings.warnings {
                 warn!(self.logger, "{}", warning; event::SETTINGS_WARNING);
             }
+            if let Some((_, serving)) = self.generations.last_key_value() {
+                for name in settings.waiting_for_restart(&serving.settings) {
+                    warn!(self.logger, "A new value of {} waits for a restart", name; event::SETTINGS_WARNING);
+                }
+            }
             let opened = self.listeners.open(&settings)?;
             for remark in opened.remarks {
                 info!(self.logger, "{}", remark);
