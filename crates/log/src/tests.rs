@@ -323,3 +323,20 @@ fn what_cannot_be_opened_or_read_is_named() {
         assert!(error.starts_with(expected), "{error}");
     }
 }
+
+#[test]
+fn what_waits_is_sent_when_the_log_is_closed() {
+    let world = World::new();
+    let log = world.under_systemd(&settings(|_| {}));
+    let mut sent = 0;
+    while !log.is_waiting() {
+        info!(log.logger(), "again");
+        sent += 1;
+    }
+    let closing = std::thread::spawn(move || drop(log));
+    while sent > 0 {
+        sent -= usize::from(world.datagram().is_some());
+    }
+    closing.join().unwrap();
+    assert_eq!(world.datagram(), None);
+}
