@@ -148,7 +148,7 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
             performer.notifier.watchdog();
         }
         let deadline = state.deadline(now);
-        let wake = [deadline, watchdog.deadline()].into_iter().flatten().min();
+        let wake = [deadline, watchdog.deadline(), performer.log_deadline(now)].into_iter().flatten().min();
         let found = match performer.epoll.wait(&mut ready, timeout(wake, now)) {
             Ok(found) => found,
             Err(Errno::EINTR) => 0,

@@ -22,6 +22,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How soon the journal is asked again for what it did not take.
+const LOG_RETRY: Duration = Duration::from_millis(5);
 
 /// Messages taken from one channel per turn of the loop, so that one that floods starves nobody.
 const TURN: usize = 64;
@@ -126,6 +130,11 @@ impl<'a> Performer<'a> {
 
     pub(super) fn logger(&self) -> &Logger {
         &self.logger
+    }
+
+    /// Sends the journal what it did not take before; when to try again, if something still waits.
+    pub(super) fn log_deadline(&self, now: Instant) -> Option<Instant> {
+        (!self.log.flush()).then(|| now + LOG_RETRY)
     }
 
     /// Carries one action out.
