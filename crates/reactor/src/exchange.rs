@@ -73,6 +73,8 @@ enum Stage {
     Unanswered,
     /// The head is in `out` or sent.
     Started(BodyFraming),
+    /// The server's own error page was sent: the connection is closed behind it, lingering.
+    Failed,
     /// Nothing more may be sent; the connection will be closed.
     Broken,
 }
@@ -368,7 +370,7 @@ impl Exchange {
         match self.stage {
             Stage::Unanswered => false,
             Stage::Started(_) => self.out.is_empty() || self.boxed,
-            Stage::Broken => true,
+            Stage::Failed | Stage::Broken => true,
         }
     }
 
@@ -430,7 +432,7 @@ impl Exchange {
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         match self.stage {
             Stage::Unanswered => return Err(SendError::Fault(ResponseFault::OutOfTurn)),
-            Stage::Broken => return Err(gone()),
+            Stage::Failed | Stage::Broken => return Err(gone()),
             Stage::Started(_) => {}
         }
         let chunk = connection.engine.frame_data(data.len() as u64);
@@ -678,7 +680,8 @@ impl Exchange {
         self.stage = Stage::Broken;
     }
 
-    /// Answers with an error page of the server's own, if nothing has been sent; closes the connection in any case.
+    /// Answers with an error page of the server's own, if nothing has been sent. [`Exchange::finish`] then closes the
+    /// connection in any case.
     pub fn fail(&mut self, status: u16, hands: &mut Hands) {
         if self.head_sent() {
             self.stage = Stage::Broken;
@@ -698,10 +701,7 @@ impl Exchange {
         }
         // What the socket does not take goes to the outbox; what fails, fails with the connection.
         let _ = self.transmit();
-        self.stage = Stage::Broken;
-        if let Some(connection) = self.connection.take() {
-            self.give_back(connection, false, hands);
-        }
+        self.stage = Stage::Failed;
     }
 
     /// Ends the response and gives the connection back: the next request, or the end. Bytes that the response owes
@@ -711,9 +711,16 @@ impl Exchange {
             return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         };
         let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
-        if !matches!(self.stage, Stage::Started(_)) {
-            self.reactor.end(connection);
-            return finished;
+        match self.stage {
+            Stage::Started(_) => {}
+            Stage::Failed => {
+                self.give_back(connection, false, hands);
+                return finished;
+            }
+            Stage::Unanswered | Stage::Broken => {
+                self.reactor.end(connection);
+                return finished;
+            }
         }
         let end = connection.engine.end_response(&self.reactor.settings.policy, Instant::now(), &mut self.out);
         self.connection = Some(connection);
