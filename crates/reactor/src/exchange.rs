@@ -691,12 +691,16 @@ impl Exchange {
         self.out.clear();
         self.status = status;
         self.body_sent = 0;
+        let text = reason(status);
         if let Some(connection) = self.connection.as_mut() {
             let policy = &self.reactor.settings.policy;
             // The head that was encoded and not sent is forgotten, and with it the engine's idea of a response.
-            if !connection.engine.error_response(policy, status, reason(status), None, &date, &mut self.out) {
-                let head_only = connection.head.as_ref().is_some_and(|head| head.method == Method::Head);
-                write_error(status, reason(status), None, &policy.server_header, &date, head_only, &mut self.out);
+            let head_only = connection.head.as_ref().is_some_and(|head| head.method == Method::Head);
+            if !connection.engine.error_response(policy, status, text, None, &date, &mut self.out) {
+                write_error(status, text, None, &policy.server_header, &date, head_only, &mut self.out);
+            }
+            if !head_only {
+                self.body_sent = text.len() as u64 + 1;
             }
         }
         // What the socket does not take goes to the outbox; what fails, fails with the connection.

@@ -1,0 +1,91 @@
+//! `wsgi.errors`: what the application writes there goes to the error log.
+//!
+//! Owns the line that is not yet ended, per thread (`print` writes a line and its end apart). Invariant: one write of
+//! whole lines is one record, so a traceback that is written at once stays together.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use rgunicorn_log::event;
+use slog::Logger;
+use std::cell::RefCell;
+
+thread_local! {
+    static BEGUN: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Bytes of an unended line that are kept; a longer one is recorded in parts.
+const LONGEST: usize = 16 * 1024;
+
+/// The stream. One per worker.
+#[pyclass(frozen, module = "rgunicorn")]
+pub(super) struct Errors {
+    log: Logger,
+}
+
+impl Errors {
+    pub(super) fn new(log: Logger) -> Errors {
+        Errors { log }
+    }
+
+    fn record(&self, text: &str) {
+        let text = text.trim_end_matches('\n');
+        if !text.is_empty() {
+            slog::error!(self.log, "{}", text; event::APPLICATION_OUTPUT, "stream" => "wsgi.errors");
+        }
+    }
+
+    /// Records what this thread has left without a line's end.
+    pub(super) fn end_line(&self) {
+        // Taken out first: whoever records must not find it borrowed.
+        let begun = BEGUN.with(|begun| if begun.borrow().is_empty() { None } else { Some(begun.take()) });
+        if let Some(begun) = begun {
+            self.record(&begun);
+        }
+    }
+}
+
+#[pymethods]
+impl Errors {
+    /// Always utf-8: what cannot be written so is replaced.
+    #[getter]
+    fn encoding(&self) -> &'static str {
+        "utf-8"
+    }
+
+    #[pyo3(signature = (text, /))]
+    fn write(&self, text: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let Ok(text) = text.cast::<PyString>() else {
+            return Err(PyTypeError::new_err("wsgi.errors takes str, not bytes"));
+        };
+        let lossy = text.to_string_lossy();
+        let whole = BEGUN.with(|begun| {
+            let mut begun = begun.borrow_mut();
+            begun.push_str(&lossy);
+            match begun.rfind('\n') {
+                Some(end) => {
+                    let rest = begun.split_off(end + 1);
+                    Some(std::mem::replace(&mut *begun, rest))
+                }
+                None if begun.len() > LONGEST => Some(std::mem::take(&mut *begun)),
+                None => None,
+            }
+        });
+        if let Some(whole) = whole {
+            self.record(&whole);
+        }
+        text.len()
+    }
+
+    #[pyo3(signature = (lines, /))]
+    fn writelines(&self, lines: &Bound<'_, PyAny>) -> PyResult<()> {
+        for line in lines.try_iter()? {
+            self.write(&line?)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) {
+        self.end_line();
+    }
+}

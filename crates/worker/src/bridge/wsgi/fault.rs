@@ -1,0 +1,99 @@
+//! What went wrong in a request, as one record; and whether the worker must leave.
+//!
+//! Owns the words. Invariant: one fault is one record, which names the request, and no value of a header.
+
+use super::sending::Stop;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString};
+use rgunicorn_log::event;
+use slog::Logger;
+
+/// Formats exceptions and writes the records.
+pub(super) struct Faults {
+    log: Logger,
+    format_exception: Py<PyAny>,
+}
+
+impl Faults {
+    pub(super) fn new(py: Python<'_>, log: Logger) -> PyResult<Faults> {
+        let format_exception = py.import("traceback")?.getattr("format_exception")?.unbind();
+        Ok(Faults { log, format_exception })
+    }
+
+    /// Records why the response to `request` ended early. `gone`: the client has left, and how; `body`: the request body
+    /// could not be read, and why. An exception that only says so again is no fault of the application.
+    pub(super) fn report(&self, py: Python<'_>, stop: &Stop, request: &str, gone: Option<&str>, body: Option<&str>) {
+        let error = match stop {
+            Stop::Gone => return self.report_abandoned(request, gone.unwrap_or("it has closed the connection")),
+            Stop::Raised(error) if error.is_instance_of::<PyOSError>(py) && (gone.or(body)).is_some() => {
+                return self.report_abandoned(request, gone.or(body).unwrap_or_default());
+            }
+            Stop::Raised(error) => error,
+            Stop::Misdirected(sentence) => {
+                slog::error!(self.log, "Error handling request {}: {}", request, sentence);
+                return;
+            }
+            Stop::Broke(sentence) => {
+                slog::error!(self.log, "Error handling request {}: {}", request, sentence; event::RESPONSE_FAULT);
+                return;
+            }
+            Stop::Fault(fault) => {
+                slog::error!(self.log, "Error handling request {}: {}", request, fault; event::RESPONSE_FAULT);
+                return;
+            }
+        };
+        slog::error!(self.log, "Error handling request {}", request; event::APPLICATION_ERROR,
+            "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
+    }
+
+    /// An exception of `close`, when the response is over.
+    pub(super) fn report_close(&self, py: Python<'_>, error: &PyErr, request: &str) {
+        slog::error!(self.log, "Error closing the response to {}", request; event::APPLICATION_ERROR,
+            "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
+    }
+
+    fn report_abandoned(&self, request: &str, how: &str) {
+        slog::debug!(self.log, "a client left before its response was complete";
+            event::REQUEST_ABANDONED, "request" => request, "reason" => how);
+    }
+
+    /// The response is complete, or not, in another way than its head says.
+    pub(super) fn report_short(&self, request: &str, missing: u64, sent: u64) {
+        slog::error!(self.log, "the response to {} is {} bytes shorter than its Content-Length; the connection was closed",
+            request, missing; event::RESPONSE_FAULT, "sent" => sent);
+    }
+
+    pub(super) fn report_overrun(&self, request: &str, sent: u64) {
+        slog::warn!(self.log, "the response to {} is longer than its Content-Length; the rest was cut", request;
+            event::RESPONSE_FAULT, "sent" => sent);
+    }
+
+    fn name(&self, py: Python<'_>, error: &PyErr) -> String {
+        error.get_type(py).name().map_or_else(|_| String::from("an exception"), |name| name.to_string())
+    }
+
+    fn traceback(&self, py: Python<'_>, error: &PyErr) -> String {
+        let formatted = self.format_exception.bind(py).call1((error.value(py),)).and_then(|lines| {
+            let lines = lines.cast_into::<PyList>()?;
+            let mut text = String::new();
+            for line in lines {
+                text.push_str(&line.cast_into::<PyString>()?.to_string_lossy());
+            }
+            Ok(text)
+        });
+        formatted.unwrap_or_else(|_| format!("{} (its traceback cannot be formatted)", self.name(py, error)))
+    }
+}
+
+/// The status with which the worker leaves, if the application has raised what ends an interpreter.
+pub(super) fn exit_status(py: Python<'_>, error: &PyErr) -> Option<i32> {
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return Some(130);
+    }
+    if !error.is_instance_of::<PySystemExit>(py) {
+        return None;
+    }
+    let code = error.value(py).getattr("code").ok()?;
+    if code.is_none() { Some(0) } else { Some(code.extract().unwrap_or(1)) }
+}

@@ -1,0 +1,288 @@
+//! `wsgi.input`: the request body as a stream (PEP 3333, "Input and Error Streams").
+//!
+//! Owns a buffered body, or reads a streamed one through the lane. Knows no framing: the end of the stream is the end of
+//! the body. Invariants: the interpreter lock is not held while the client or the disk is waited for; an error stays an
+//! error, so a truncated body is never taken for a complete one.
+
+use super::lane::{Ended, Lane, lock};
+use pyo3::exceptions::{
+    PyConnectionAbortedError, PyConnectionResetError, PyOSError, PyTimeoutError, PyTypeError, PyValueError,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyInt};
+use rgunicorn_reactor::{BodyError, BufferedBody};
+use std::sync::{Arc, Mutex};
+
+/// Bytes asked for at once.
+const STEP: usize = 64 * 1024;
+
+/// The input of all requests without a body: it has no state, so one serves them all.
+#[pyclass(frozen, module = "rgunicorn")]
+pub(super) struct EmptyInput;
+
+#[pymethods]
+impl EmptyInput {
+    #[pyo3(signature = (size=None, /))]
+    fn read<'py>(&self, py: Python<'py>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
+        wanted(size)?;
+        Ok(PyBytes::new(py, b""))
+    }
+
+    #[pyo3(signature = (size=None, /))]
+    fn readline<'py>(&self, py: Python<'py>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
+        self.read(py, size)
+    }
+
+    #[pyo3(signature = (hint=None, /))]
+    fn readlines<'py>(&self, hint: Option<&Bound<'py, PyAny>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        wanted(hint)?;
+        Ok(Vec::new())
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self) -> Option<Bound<'py, PyBytes>> {
+        None
+    }
+}
+
+/// The input of a request with a body.
+#[pyclass(frozen, module = "rgunicorn")]
+pub(super) struct Input {
+    lane: Arc<Lane>,
+    serial: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    source: Source,
+    /// Read from the source and not yet by the application, from `at` on.
+    ahead: Vec<u8>,
+    at: usize,
+}
+
+enum Source {
+    /// Complete, in memory or on disk.
+    Buffered(Box<BufferedBody>),
+    /// Still arriving, at the lane's exchange.
+    Streamed,
+    /// The request has ended.
+    Ended,
+    /// Reading has failed, for good.
+    Failed(Failure),
+}
+
+/// What is raised in the application.
+#[derive(Debug, Clone)]
+enum Failure {
+    Ended,
+    Truncated(String),
+    TimedOut(String),
+    Rejected(String),
+    Disk(String),
+}
+
+impl Failure {
+    /// OSError where the client or the disk is to blame, since frameworks take that for a client that left.
+    fn into_error(self) -> PyErr {
+        match self {
+            Failure::Ended => PyValueError::new_err("wsgi.input was read after its request had ended"),
+            Failure::Truncated(text) => PyConnectionResetError::new_err(text),
+            Failure::TimedOut(text) => PyTimeoutError::new_err(text),
+            Failure::Rejected(text) => PyConnectionAbortedError::new_err(text),
+            Failure::Disk(text) => PyOSError::new_err(text),
+        }
+    }
+}
+
+impl Input {
+    /// `body`: complete and buffered; without it, the body is read from the lane's exchange.
+    pub(super) fn new(lane: Arc<Lane>, serial: u64, body: Option<Box<BufferedBody>>) -> Input {
+        let source = body.map_or(Source::Streamed, Source::Buffered);
+        Input { lane, serial, state: Mutex::new(State { source, ahead: Vec::new(), at: 0 }) }
+    }
+
+    /// The request has ended: gives the body's memory or disk space back.
+    pub(super) fn end(&self, py: Python<'_>) {
+        let ended = State { source: Source::Ended, ahead: Vec::new(), at: 0 };
+        let old = match self.state.try_lock() {
+            Ok(mut state) => std::mem::replace(&mut *state, ended),
+            // A thread of the application is reading.
+            Err(_) => py.detach(|| std::mem::replace(&mut *lock(&self.state), ended)),
+        };
+        drop(old);
+    }
+
+    /// A piece of a body in memory, straight from there. `cut` says how much of the rest it is.
+    fn at_once<'py>(&self, py: Python<'py>, cut: impl FnOnce(&[u8]) -> usize) -> Option<Bound<'py, PyBytes>> {
+        let mut state = self.state.try_lock().ok()?;
+        let Source::Buffered(body) = &mut state.source else { return None };
+        let rest = body.in_memory()?;
+        let n = cut(rest);
+        let piece = PyBytes::new(py, &rest[..n]);
+        body.consume(n);
+        Some(piece)
+    }
+
+    /// Anything else: without the interpreter lock.
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        read: impl FnOnce(&mut State, &Lane, u64) -> Result<Vec<u8>, Failure> + Send,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = py.detach(|| read(&mut lock(&self.state), &self.lane, self.serial));
+        data.map(|data| PyBytes::new(py, &data)).map_err(Failure::into_error)
+    }
+
+    fn line<'py>(&self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let most = size.unwrap_or(usize::MAX);
+        let cut = |rest: &[u8]| {
+            let rest = &rest[..rest.len().min(most)];
+            memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1)
+        };
+        match self.at_once(py, cut) {
+            Some(line) => Ok(line),
+            None => self.wait(py, move |state, lane, serial| state.read_line(most, lane, serial)),
+        }
+    }
+}
+
+#[pymethods]
+impl Input {
+    #[pyo3(signature = (size=None, /))]
+    fn read<'py>(&self, py: Python<'py>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
+        let most = wanted(size)?.unwrap_or(usize::MAX);
+        match self.at_once(py, |rest| rest.len().min(most)) {
+            Some(data) => Ok(data),
+            None => self.wait(py, move |state, lane, serial| state.read(most, lane, serial)),
+        }
+    }
+
+    #[pyo3(signature = (size=None, /))]
+    fn readline<'py>(&self, py: Python<'py>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
+        self.line(py, wanted(size)?)
+    }
+
+    #[pyo3(signature = (hint=None, /))]
+    fn readlines<'py>(&self, py: Python<'py>, hint: Option<&Bound<'py, PyAny>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let enough = wanted(hint)?.filter(|hint| *hint > 0).unwrap_or(usize::MAX);
+        let (mut lines, mut total) = (Vec::new(), 0);
+        while total < enough {
+            let line = self.line(py, None)?;
+            let length = line.as_bytes().len();
+            if length == 0 {
+                break;
+            }
+            total += length;
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let line = self.line(py, None)?;
+        Ok(if line.as_bytes().is_empty() { None } else { Some(line) })
+    }
+}
+
+impl State {
+    /// Reads `most` bytes, or what there is to the end.
+    fn read(&mut self, most: usize, lane: &Lane, serial: u64) -> Result<Vec<u8>, Failure> {
+        let mut data = self.take_ahead(most);
+        while data.len() < most {
+            let before = data.len();
+            let step = (most - before).min(STEP);
+            data.resize(before + step, 0);
+            let n = self.step(&mut data[before..], lane, serial)?;
+            data.truncate(before + n);
+            if n == 0 {
+                break;
+            }
+        }
+        Ok(data)
+    }
+
+    /// Reads a line with its end, or `most` bytes of it, or what there is to the end.
+    fn read_line(&mut self, most: usize, lane: &Lane, serial: u64) -> Result<Vec<u8>, Failure> {
+        let mut looked_at = 0;
+        loop {
+            let rest = &self.ahead[self.at..];
+            let new = &rest[looked_at..];
+            if let Some(at) = memchr::memchr(b'\n', new) {
+                return Ok(self.take_ahead((looked_at + at + 1).min(most)));
+            }
+            looked_at = rest.len();
+            if looked_at >= most {
+                return Ok(self.take_ahead(most));
+            }
+            let mut step = vec![0; STEP];
+            let n = self.step(&mut step, lane, serial)?;
+            if n == 0 {
+                return Ok(self.take_ahead(most));
+            }
+            self.ahead.drain(..self.at);
+            self.at = 0;
+            self.ahead.extend_from_slice(&step[..n]);
+        }
+    }
+
+    fn take_ahead(&mut self, most: usize) -> Vec<u8> {
+        let end = self.at.saturating_add(most).min(self.ahead.len());
+        let data = self.ahead[self.at..end].to_vec();
+        self.at = end;
+        if self.at == self.ahead.len() {
+            self.ahead.clear();
+            self.at = 0;
+        }
+        data
+    }
+
+    /// One read of the source. 0: the end.
+    fn step(&mut self, into: &mut [u8], lane: &Lane, serial: u64) -> Result<usize, Failure> {
+        let result = match &mut self.source {
+            Source::Buffered(body) => body.read(into).map_err(BodyError::Failure),
+            Source::Streamed => lane
+                .waiting_with(serial, |work, hands| {
+                    let Some(exchange) = work.exchange.as_mut() else { return Err(BodyError::Truncated) };
+                    let result = exchange.read_body(into, hands);
+                    if let Err(error) = &result {
+                        work.body_error = Some(error.to_string());
+                    }
+                    result
+                })
+                .map_err(|Ended| Failure::Ended)?,
+            Source::Ended => return Err(Failure::Ended),
+            Source::Failed(failure) => return Err(failure.clone()),
+        };
+        result.map_err(|error| {
+            let text = error.to_string();
+            let failure = match error {
+                BodyError::Truncated => Failure::Truncated(text),
+                BodyError::TimedOut => Failure::TimedOut(text),
+                BodyError::Rejected(_) => Failure::Rejected(text),
+                BodyError::Failure(_) => Failure::Disk(text),
+            };
+            self.source = Source::Failed(failure.clone());
+            failure
+        })
+    }
+}
+
+/// A size argument: none, None or negative is "all".
+fn wanted(size: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
+    let Some(size) = size.filter(|size| !size.is_none()) else { return Ok(None) };
+    if !size.is_instance_of::<PyInt>() && !size.hasattr("__index__")? {
+        return Err(PyTypeError::new_err("size must be an integer"));
+    }
+    match size.extract::<i64>() {
+        Ok(size) => Ok(usize::try_from(size).ok()),
+        // More than fits is more than there is.
+        Err(_) => Ok(None),
+    }
+}

@@ -1,0 +1,221 @@
+//! WSGI (PEP 3333, and what Gunicorn adds): a request becomes one call of the application.
+//!
+//! [`WsgiBridge::serve`] is the whole way of a request: environ, call, response, end of the exchange, `close`. Knows no
+//! driver and no HTTP rule. Invariants: each request gets one response or a closed connection; the iterable's `close` is
+//! called, whatever happened; one fault is one record; and nothing of a request outlives it but what the application
+//! keeps, and that is of no effect any more.
+
+mod access;
+mod declared;
+mod environ;
+mod errors;
+mod fault;
+mod fields;
+mod file_wrapper;
+mod input;
+pub(super) mod lane;
+mod responder;
+mod sending;
+mod socket;
+
+use super::direct::call2;
+use environ::{Caches, EnvironTemplate, Unmade};
+use errors::Errors;
+use fault::{Faults, exit_status};
+use file_wrapper::FileTypes;
+use input::Input;
+use lane::{Ending, Lane, lock};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use responder::Kept;
+use rgunicorn_http::BodyFraming;
+use rgunicorn_log::AccessLog;
+use rgunicorn_protocol::WorkerSettings;
+use rgunicorn_reactor::{Exchange, Reactor};
+use sending::{Stop, send_result};
+use slog::Logger;
+use std::sync::{Arc, Mutex};
+
+/// What the lane does after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// The next one.
+    Continue,
+    /// Leaves with this status: the application has ended the interpreter.
+    Exit(i32),
+}
+
+/// See the module. One per worker.
+pub(crate) struct WsgiBridge {
+    application: Py<PyAny>,
+    environs: EnvironTemplate,
+    caches: Mutex<Caches>,
+    errors: Py<Errors>,
+    faults: Faults,
+    /// None: files are iterated.
+    files: Option<FileTypes>,
+    access: Option<Arc<AccessLog>>,
+}
+
+impl WsgiBridge {
+    /// The bridge of this worker's application.
+    ///
+    /// # Errors
+    /// What the interpreter's own modules raise when they are imported.
+    pub(crate) fn new(
+        py: Python<'_>,
+        application: Py<PyAny>,
+        settings: &WorkerSettings,
+        _reactor: &Arc<Reactor>,
+        log: Logger,
+        access: Option<Arc<AccessLog>>,
+    ) -> PyResult<WsgiBridge> {
+        let errors = Bound::new(py, Errors::new(log.clone()))?;
+        Ok(WsgiBridge {
+            application,
+            environs: EnvironTemplate::new(py, settings, errors.as_any())?,
+            caches: Mutex::default(),
+            errors: errors.unbind(),
+            faults: Faults::new(py, log)?,
+            files: if settings.sendfile { Some(FileTypes::new(py)?) } else { None },
+            access,
+        })
+    }
+
+    /// Serves one request on a lane, from the first call into Python to the last.
+    pub(crate) fn serve(&self, py: Python<'_>, lane: &Arc<Lane>, mut exchange: Box<Exchange>) -> Served {
+        let serial = lane.reserve(py);
+        let kept = lock(&lane.kept).take().map_or_else(|| Kept::new(py, lane), Ok);
+        let (kept, (environ, input)) = match kept.map_err(Stop::from).and_then(|kept| {
+            kept.renew(serial);
+            let made = self.make_environ(py, &mut exchange, &kept)?;
+            Ok((kept, made))
+        }) {
+            Ok(made) => made,
+            Err(stop) => {
+                self.finish(py, lane, Ending::unbegun(exchange), None, Some(stop), false);
+                return Served::Continue;
+            }
+        };
+        lane.begin(py, exchange);
+        let served = self.call(py, lane, serial, &environ, &kept);
+        if let Some(input) = input {
+            input.get().end(py);
+        }
+        drop(environ);
+        if kept.end(py) {
+            *lock(&lane.kept) = Some(kept);
+        }
+        self.errors.get().end_line();
+        served
+    }
+
+    fn make_environ<'py>(
+        &self,
+        py: Python<'py>,
+        exchange: &mut Exchange,
+        kept: &Kept,
+    ) -> Result<(Bound<'py, PyDict>, Option<Py<Input>>), Stop> {
+        let made = match self.caches.try_lock() {
+            Ok(mut caches) => self.environs.make(py, exchange, &mut caches, kept),
+            // Another lane was interrupted while it used them, by a finalizer that gave the interpreter lock away.
+            Err(_) => self.environs.make(py, exchange, &mut Caches::default(), kept),
+        };
+        made.map_err(|unmade| match unmade {
+            Unmade::Failed(error) => Stop::Raised(error),
+            Unmade::NotBelow { script_name, path } => {
+                Stop::Misdirected(format!("the path {path} is not below SCRIPT_NAME {script_name}"))
+            }
+        })
+    }
+
+    /// From the call of the application to the end of its iterable.
+    fn call(&self, py: Python<'_>, lane: &Lane, serial: u64, environ: &Bound<'_, PyDict>, kept: &Kept) -> Served {
+        let result = call2(self.application.bind(py), environ.as_any(), kept.start_response.bind(py));
+        let (result, stop) = match result {
+            Ok(result) => {
+                let stop = send_result(&result, lane, serial, self.files.as_ref()).err();
+                (Some(result), stop)
+            }
+            Err(error) => (None, Some(Stop::Raised(error))),
+        };
+        let mut exit = stop.as_ref().and_then(|stop| stop.exit_status(py));
+        let close = result.as_ref().filter(|result| may_close(result));
+        let request = match lane.end(py) {
+            Some(ending) => self.finish(py, lane, ending, Some(environ), stop, close.is_some()),
+            None => None,
+        };
+        if let Some(result) = close
+            && let Err(error) = close_result(result)
+        {
+            exit = exit.or(exit_status(py, &error));
+            self.faults.report_close(py, &error, &request.unwrap_or_default());
+        }
+        exit.map_or(Served::Continue, Served::Exit)
+    }
+
+    /// Ends the response, records what is to be recorded, and gives the connection back. Returns the request's name if
+    /// it is `named`. The client does not wait for `close`: that comes after.
+    fn finish(
+        &self,
+        py: Python<'_>,
+        lane: &Lane,
+        ending: Ending,
+        environ: Option<&Bound<'_, PyDict>>,
+        stop: Option<Stop>,
+        named: bool,
+    ) -> Option<String> {
+        let Ending { mut exchange, declared, framing, gone, body_error } = ending;
+        let sent = exchange.body_sent();
+        let missing = match framing {
+            Some(BodyFraming::Length(length)) if stop.is_none() => length.saturating_sub(sent),
+            Some(BodyFraming::Length(_) | BodyFraming::None | BodyFraming::Chunked | BodyFraming::UntilClose)
+            | None => 0,
+        };
+        let overrun = exchange.overrun();
+        let named = named || stop.is_some() || missing > 0 || overrun;
+        let request = named.then(|| name_of(&exchange));
+        if let Some(request) = &request {
+            if let Some(stop) = &stop {
+                let gone = gone.map(|error| error.to_string());
+                self.faults.report(py, stop, request, gone.as_deref(), body_error.as_deref());
+                match stop {
+                    Stop::Gone => exchange.abort(),
+                    Stop::Raised(_) | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) => {
+                        lane.with_hands(|hands| exchange.fail(500, hands));
+                    }
+                }
+            }
+            if missing > 0 {
+                self.faults.report_short(request, missing, sent);
+            }
+            if overrun {
+                self.faults.report_overrun(request, sent);
+            }
+        }
+        if let Some(access) = &self.access {
+            access::record(access, &exchange, &declared, framing, environ);
+        }
+        lane.reuse(py, declared);
+        lane.with_hands(|hands| exchange.finish(hands));
+        request
+    }
+}
+
+/// Whether there can be a `close`: lists and tuples have none.
+fn may_close(result: &Bound<'_, PyAny>) -> bool {
+    result.cast_exact::<PyList>().is_err() && result.cast_exact::<PyTuple>().is_err()
+}
+
+fn close_result(result: &Bound<'_, PyAny>) -> PyResult<()> {
+    match result.getattr_opt(pyo3::intern!(result.py(), "close"))? {
+        Some(close) => close.call0().map(drop),
+        None => Ok(()),
+    }
+}
+
+/// `GET /path`, safe to be shown.
+fn name_of(exchange: &Exchange) -> String {
+    let (head, bytes) = (exchange.head(), exchange.bytes());
+    format!("{} {}", head.method_span.of(bytes).escape_ascii(), head.target.of(bytes).escape_ascii())
+}

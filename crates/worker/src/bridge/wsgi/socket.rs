@@ -1,0 +1,81 @@
+//! `gunicorn.socket`: the connection's socket, for applications that take it over (simple-websocket).
+//!
+//! A real `socket.socket` costs an fd, two system calls and a Python object per request, and next to no application
+//! asks for it: this one stands for it and makes it when it is first used. Invariant: after the request it reaches no
+//! socket at all.
+
+use super::lane::{Lane, lock};
+use crate::bridge::direct::duplicate;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use std::os::fd::{IntoRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// See the module.
+#[pyclass(frozen, module = "rgunicorn", name = "socket")]
+pub(super) struct ConnectionSocket {
+    lane: Arc<Lane>,
+    serial: AtomicU64,
+    made: Mutex<Option<Py<PyAny>>>,
+}
+
+impl ConnectionSocket {
+    pub(super) fn new(lane: Arc<Lane>) -> ConnectionSocket {
+        ConnectionSocket { lane, serial: AtomicU64::new(0), made: Mutex::new(None) }
+    }
+
+    /// Belongs to this request from now on.
+    pub(super) fn renew(&self, serial: u64) {
+        self.serial.store(serial, Ordering::Relaxed);
+    }
+
+    /// The request has ended: lets the duplicate go.
+    pub(super) fn end(&self) {
+        let made = lock(&self.made).take();
+        drop(made);
+    }
+
+    fn fd(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.lane
+            .with(py, self.serial.load(Ordering::Relaxed), |work, _| {
+                work.exchange.as_ref().map_or(-1, |exchange| exchange.raw_fd())
+            })
+            .map_err(|_| PyValueError::new_err("gunicorn.socket was used after its request had ended"))
+    }
+
+    /// A new `socket.socket` of a duplicate.
+    fn make<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let fd = duplicate(self.fd(py)?)?.into_raw_fd();
+        let named = PyDict::new(py);
+        named.set_item("fileno", fd)?;
+        py.import("socket")?.getattr("socket")?.call((), Some(&named))
+    }
+}
+
+#[pymethods]
+impl ConnectionSocket {
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.fd(py)
+    }
+
+    /// A socket of the application's own.
+    fn dup<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.make(py)
+    }
+
+    /// Anything else that a socket can.
+    fn __getattr__<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let made = lock(&self.made).as_ref().map(|made| made.clone_ref(py));
+        let made = match made {
+            Some(made) => made.into_bound(py),
+            None => {
+                let made = self.make(py)?;
+                *lock(&self.made) = Some(made.clone().unbind());
+                made
+            }
+        };
+        made.getattr(name)
+    }
+}
