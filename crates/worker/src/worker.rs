@@ -72,7 +72,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
         logger.clone(),
     )
     .map_err(|(channel, error)| (channel, machine_fault(format!("the worker cannot make its event loop: {error}"))))?;
-    let bridge = match WsgiBridge::new(py, application, &settings, &reactor, logger, log.access()) {
+    let bridge = match WsgiBridge::new(py, application, &settings, logger, log.access()) {
         Ok(bridge) => bridge,
         Err(error) => {
             reactor.tell(&FromWorker::BootFault(machine_fault(format!("the WSGI bridge cannot be made: {error}"))));

@@ -74,14 +74,17 @@ impl Faults {
     }
 
     fn traceback(&self, py: Python<'_>, error: &PyErr) -> String {
-        let formatted = self.format_exception.bind(py).call1((error.value(py),)).and_then(|lines| {
-            let lines = lines.cast_into::<PyList>()?;
-            let mut text = String::new();
-            for line in lines {
-                text.push_str(&line.cast_into::<PyString>()?.to_string_lossy());
-            }
-            Ok(text)
-        });
+        let formatted =
+            self.format_exception.bind(py).call1((error.get_type(py), error.value(py), error.traceback(py))).and_then(
+                |lines| {
+                    let lines = lines.cast_into::<PyList>()?;
+                    let mut text = String::new();
+                    for line in lines {
+                        text.push_str(&line.cast_into::<PyString>()?.to_string_lossy());
+                    }
+                    Ok(text)
+                },
+            );
         formatted.unwrap_or_else(|_| format!("{} (its traceback cannot be formatted)", self.name(py, error)))
     }
 }

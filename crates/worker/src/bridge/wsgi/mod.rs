@@ -31,7 +31,7 @@ use responder::Kept;
 use rgunicorn_http::BodyFraming;
 use rgunicorn_log::AccessLog;
 use rgunicorn_protocol::WorkerSettings;
-use rgunicorn_reactor::{Exchange, Reactor};
+use rgunicorn_reactor::Exchange;
 use sending::{Stop, send_result};
 use slog::Logger;
 use std::sync::{Arc, Mutex};
@@ -66,7 +66,6 @@ impl WsgiBridge {
         py: Python<'_>,
         application: Py<PyAny>,
         settings: &WorkerSettings,
-        _reactor: &Arc<Reactor>,
         log: Logger,
         access: Option<Arc<AccessLog>>,
     ) -> PyResult<WsgiBridge> {
