@@ -55,7 +55,8 @@ class Connection:
     def __init__(self, address, timeout=10.0):
         if isinstance(address, tuple):
             self.socket = socket.create_connection(address, timeout)
-            self.host = f"{address[0]}:{address[1]}"
+            name = f"[{address[0]}]" if ":" in address[0] else address[0]
+            self.host = f"{name}:{address[1]}"
         else:
             path = str(address)
             self.socket = socket.socket(socket.AF_UNIX)

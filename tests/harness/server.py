@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -41,23 +42,24 @@ def run(*arguments, cwd=None, env=None, timeout=30):
 
 
 class Notifications:
-    """The receiving end of NOTIFY_SOCKET: what systemd would be told."""
+    """The receiving end of NOTIFY_SOCKET: what systemd would be told. Reads at once, as systemd does."""
 
     def __init__(self, path):
         self.path = str(path)
+        self._lines = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
-        self._socket.setblocking(False)
-        self._lines = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        while message := self._socket.recv(65536):
+            self._lines += message.decode().strip().split("\n")
 
     @property
     def lines(self):
         """All assignments so far, in order."""
-        while True:
-            try:
-                self._lines += self._socket.recv(65536).decode().strip().split("\n")
-            except BlockingIOError:
-                return list(self._lines)
+        return list(self._lines)
 
     @property
     def status(self):
@@ -65,6 +67,9 @@ class Notifications:
         return next((line[7:] for line in reversed(self.lines) if line.startswith("STATUS=")), "")
 
     def close(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", self.path)
+        self._thread.join(5)
         self._socket.close()
 
 
@@ -78,7 +83,7 @@ class Server:
         self.env = env or {}
         self.wrapper = [str(word) for word in wrapper]
         self.fds = tuple(fds)
-        self.mark = f"RGUNICORN_TEST_RUN={uuid.uuid4().hex}"
+        self.mark = f"TEST_RUN={uuid.uuid4().hex}"
         self.notify = Notifications(self.directory / "notify.sock") if notify else None
         self.process = None
         self.log = None

@@ -31,7 +31,7 @@ def test_it_serves_on_a_unix_socket_and_removes_it(serve, tmp_path):
 
 
 def test_it_serves_on_several_addresses_at_once(serve, tmp_path):
-    server = serve("plain:app", bind=["127.0.0.1:0", f"unix:{tmp_path}/app.sock", "127.0.0.1:0"])
+    server = serve("plain:app", bind=["127.0.0.1:0", f"unix:{tmp_path}/app.sock", "[::1]:0"])
     assert len(server.addresses) == 3
     for address in server.addresses:
         with server.connect(address) as client:
@@ -122,7 +122,7 @@ def test_it_takes_the_socket_of_systemd_socket_activate(serve, tmp_path, kind):
     until(lambda: "Listening on" in server.log.text, "systemd-socket-activate to listen")
     with Connection(address) as client:
         assert client.get("/").body == b"hello\n"
-        assert "READY=1" in server.notify.lines
+        until(lambda: "READY=1" in server.notify.lines, "READY=1")
     if kind == "unix":
         server.stop()
         assert os.path.exists(address), "the socket is systemd's: it must stay"
