@@ -10,8 +10,10 @@ mod supervisor;
 mod systemd;
 
 use exit::Exit;
+use rgunicorn_log::{Log, LogSettings, Process, event};
 use settings::command_line::{self, Question};
 use settings::{Invocation, NO_APP, Settings, explain};
+use slog::error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,11 +44,31 @@ fn main() -> ExitCode {
     match run(&invocation()) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            for line in failure.message.lines() {
-                // Nothing can be done for a stderr that is gone.
-                let _ = writeln!(std::io::stderr(), "rgunicorn: {line}");
-            }
+            tell(&failure);
             failure.exit.into()
+        }
+    }
+}
+
+/// A service that cannot start leaves a record, in the journal with its priority and catalog entry; who typed something
+/// wrong gets a plain line.
+fn tell(failure: &Failure) {
+    let settings = LogSettings { errorlog: "-".to_owned(), ..LogSettings::default() };
+    let log = match failure.exit {
+        Exit::Failure => Log::open(&settings, Process::Arbiter).ok(),
+        Exit::Usage if libsystemd::logging::connected_to_journal() => Log::open(&settings, Process::Arbiter).ok(),
+        Exit::Usage
+        | Exit::Success
+        | Exit::BootFault
+        | Exit::AppNotFound
+        | Exit::CannotExecute
+        | Exit::CommandNotFound => None,
+    };
+    for line in failure.message.lines() {
+        match &log {
+            Some(log) => error!(log.logger(), "{}", line; event::START_FAILED),
+            // Nothing can be done for a stderr that is gone.
+            None => drop(writeln!(std::io::stderr(), "rgunicorn: {line}")),
         }
     }
 }
@@ -67,7 +89,7 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
         answer(&explain::listing(&settings));
     }
     if settings.app.is_empty() {
-        return Err(Failure { exit: Exit::Failure, message: NO_APP.to_owned() });
+        return Err(Failure { exit: Exit::Usage, message: NO_APP.to_owned() });
     }
     let fail = |message| Failure { exit: Exit::Failure, message };
     if settings.check_config || settings.print_config {

@@ -53,6 +53,8 @@ pub(crate) struct Fault {
     pub(crate) origin: Origin,
     /// What it is.
     pub(crate) message: String,
+    /// Whether the words themselves are wrong; false where the machine refuses what they ask for.
+    usage: bool,
 }
 
 impl fmt::Display for Fault {
@@ -71,7 +73,12 @@ impl fmt::Display for Fault {
 impl Fault {
     /// A fault that is told by its message alone.
     pub(crate) fn new(origin: Origin, message: impl Into<String>) -> Self {
-        Self { origin, message: message.into() }
+        Self { usage: matches!(origin, Origin::CommandLine(_)), origin, message: message.into() }
+    }
+
+    /// A fault of words that are right in themselves and that this machine cannot follow: no such user, no such folder.
+    pub(crate) fn of_machine(origin: Origin, message: impl Into<String>) -> Self {
+        Self { usage: false, origin, message: message.into() }
     }
 
     /// A value that is not of the setting's kind. `problem` follows the value: `is not a whole number`.
@@ -103,10 +110,9 @@ pub(crate) struct SettingsError {
 }
 
 impl SettingsError {
-    /// How the program ends by it: 2 if the command line alone is wrong, else 1.
+    /// How the program ends by it: 2 if the words of the command line alone are wrong, else 1.
     pub(crate) fn exit(&self) -> Exit {
-        let usage = self.faults.iter().all(|fault| matches!(fault.origin, Origin::CommandLine(_)));
-        if usage { Exit::Usage } else { Exit::Failure }
+        if self.faults.iter().all(|fault| fault.usage) { Exit::Usage } else { Exit::Failure }
     }
 }
 

@@ -416,7 +416,7 @@ fn settings_file(givens: &[Given], invocation: &Invocation) -> Result<Option<Pat
         let path = invocation.configuration.join(format!("{name}.toml"));
         if !path.exists() {
             let message = format!("instance = {name:?}: {} does not exist. {}", path.display(), instances(invocation));
-            return Err(Fault::new(origin, message));
+            return Err(Fault::of_machine(origin, message));
         }
         return Ok(Some(path));
     }

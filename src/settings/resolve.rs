@@ -138,7 +138,7 @@ pub(crate) fn resolve(
 
 impl Resolver<'_> {
     fn settings(&mut self, values: Values, config: Option<PathBuf>, purpose: Purpose) -> Settings {
-        let app = self.app(values.app, purpose, values.print_config);
+        let app = self.app(values.app, purpose, values.print_config, config.as_deref());
         let owner = self.owner(values.user.as_deref(), values.group.as_deref());
         let identity = identity(&owner, values.initgroups);
         let chdir = self.chdir(values.chdir.as_deref(), &identity);
@@ -240,13 +240,17 @@ impl Resolver<'_> {
     }
 
     fn fault(&mut self, name: &str, message: impl Into<String>) {
-        self.faults.push(Fault::new(self.layers.origin(name), message));
+        self.faults.push(Fault::of_machine(self.layers.origin(name), message));
     }
 
-    fn app(&mut self, app: Option<String>, purpose: Purpose, print_config: bool) -> String {
+    fn app(&mut self, app: Option<String>, purpose: Purpose, print_config: bool, config: Option<&Path>) -> String {
         let Some(app) = app else {
             if purpose == Purpose::Serve && !print_config {
-                self.fault("app", NO_APP);
+                let fault = match config {
+                    Some(path) => Fault::of_machine(Origin::File { path: path.to_owned(), line: None }, NO_APP),
+                    None => Fault::new(Origin::CommandLine(String::new()), NO_APP),
+                };
+                self.faults.push(fault);
             }
             return String::new();
         };
@@ -389,7 +393,10 @@ impl Resolver<'_> {
         let mut binds = Vec::new();
         for address in addresses {
             match Bind::parse(address, chdir) {
-                Ok(bind) if binds.contains(&bind) => self.fault("bind", format!("bind names {bind} twice")),
+                // Port 0 is another port each time.
+                Ok(bind) if binds.contains(&bind) && !matches!(bind, Bind::Tcp { port: 0, .. }) => {
+                    self.fault("bind", format!("bind names {bind} twice"))
+                }
                 Ok(bind) => binds.push(bind),
                 Err(what) => self.fault("bind", format!("bind = {address:?} is no address: {what}")),
             }

@@ -180,6 +180,8 @@ fn everything_that_is_wrong_is_told_at_once() {
          rgunicorn explain backlog"
     );
     assert_eq!(error.exit(), crate::exit::Exit::Failure);
+    let machine = World::new().read(&["a:b", "--chdir", "/does/not/exist"]).unwrap_err();
+    assert_eq!(machine.exit(), crate::exit::Exit::Failure);
     let usage = World::new().read(&["a:b", "--backlog", "0"]).unwrap_err();
     assert_eq!(usage.exit(), crate::exit::Exit::Usage);
 }
