@@ -202,7 +202,7 @@ fn the_command_line_is_told_what_is_wrong_with_it() {
         (&[":app"], "command line: app = \":app\": the module before the : is missing"),
         (
             &[],
-            "no application is named. Write rgunicorn MODULE:VARIABLE, or app = \"MODULE:VARIABLE\" in the settings file",
+            "command line: no application is named. Write rgunicorn MODULE:VARIABLE, or app = \"MODULE:VARIABLE\" in the settings file",
         ),
         (
             &["a:b", "--chdir", "/does/not/exist"],
