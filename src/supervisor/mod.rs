@@ -147,8 +147,10 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
         if watchdog.poll_due(now) {
             performer.notifier.watchdog();
         }
+        performer.notifier.poll_again(now);
         let deadline = state.deadline(now);
-        let wake = [deadline, watchdog.deadline(), performer.log_deadline(now)].into_iter().flatten().min();
+        let wake = [deadline, watchdog.deadline(), performer.notifier.deadline(), performer.log_deadline(now)];
+        let wake = wake.into_iter().flatten().min();
         let found = match performer.epoll.wait(&mut ready, timeout(wake, now)) {
             Ok(found) => found,
             Err(Errno::EINTR) => 0,

@@ -112,10 +112,14 @@ impl<'a> Performer<'a> {
         epoll: Epoll,
     ) -> io::Result<Performer<'a>> {
         let logger = log.logger();
+        let notifier = match source {
+            Source::Serve { .. } => Notifier::from_environment(),
+            Source::Check { .. } => Notifier::default(),
+        };
         Ok(Performer {
             events: VecDeque::new(),
             outcome: None,
-            notifier: Notifier::default(),
+            notifier,
             epoll,
             source,
             program,

@@ -1,64 +1,184 @@
 //! What systemd is told: READY, STATUS, RELOADING, STOPPING, EXTEND_TIMEOUT_USEC, EXIT_STATUS (sd_notify(3)).
 //!
-//! Owns the datagrams and remembers the last STATUS, so that nothing is sent twice. Knows nothing of why. Invariant: a
-//! failure to notify is counted as nothing, the service goes on; the environment is left as it is, since sd-notify
-//! reads it at each call.
+//! Owns the datagrams and remembers the last STATUS, so that nothing is sent twice. Knows nothing of why. Invariant: it
+//! never waits. `sd_notify::notify` does, when the service manager is slow to read (unix(7), net.unix.max_dgram_qlen), so
+//! only its vocabulary is used here: what cannot be sent at once stays in the outbox, in order, and is tried again.
 
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 use sd_notify::NotifyState;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+/// When a full socket is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Datagrams kept for a service manager that does not read.
+const MOST: usize = 64;
 
 /// The connection to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
+    socket: Option<(OwnedFd, UnixAddr)>,
+    outbox: VecDeque<String>,
+    again: Option<Instant>,
     status: String,
 }
 
 impl Notifier {
+    /// The one that NOTIFY_SOCKET names.
+    pub(crate) fn from_environment() -> Notifier {
+        Notifier { socket: std::env::var_os("NOTIFY_SOCKET").and_then(|name| open(&name)), ..Notifier::default() }
+    }
+
     /// The instance serves, or has ended a reload well or badly; `status` goes out in the same datagram.
     pub(crate) fn ready(&mut self, status: String) {
-        send(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        self.send(&[NotifyState::Ready, NotifyState::Status(&status)]);
         self.status = status;
     }
 
     /// A reload has begun. systemd wants the time in the same datagram, else it waits for ever.
-    pub(crate) fn reloading(&self) {
+    pub(crate) fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => send(&[NotifyState::Reloading, now]),
-            Err(_) => send(&[NotifyState::Reloading]),
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(_) => self.send(&[NotifyState::Reloading]),
         }
     }
 
     /// The instance stops.
-    pub(crate) fn stopping(&self) {
-        send(&[NotifyState::Stopping]);
+    pub(crate) fn stopping(&mut self) {
+        self.send(&[NotifyState::Stopping]);
     }
 
     /// Starting, reloading or stopping goes on for at most `time` from now.
-    pub(crate) fn extend(&self, time: Duration) {
+    pub(crate) fn extend(&mut self, time: Duration) {
         let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        send(&[NotifyState::ExtendTimeoutUsec(microseconds)]);
+        self.send(&[NotifyState::ExtendTimeoutUsec(microseconds)]);
     }
 
     /// The line that `systemctl status` shows; sent if it has changed.
     pub(crate) fn status(&mut self, status: String) {
         if status != self.status {
-            send(&[NotifyState::Status(&status)]);
+            // One that still waits is not worth sending any more.
+            self.outbox.retain(|waiting| !waiting.starts_with("STATUS="));
+            self.send(&[NotifyState::Status(&status)]);
             self.status = status;
         }
     }
 
     /// The loop turned.
-    pub(crate) fn watchdog(&self) {
-        send(&[NotifyState::Watchdog]);
+    pub(crate) fn watchdog(&mut self) {
+        self.send(&[NotifyState::Watchdog]);
     }
 
     /// How the process is about to end.
-    pub(crate) fn exit_status(&self, code: u8) {
-        send(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
+    pub(crate) fn exit_status(&mut self, code: u8) {
+        self.send(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
+    }
+
+    /// When what waits is to be tried again; `None` if nothing waits.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Tries again what waits, if it is time.
+    pub(crate) fn poll_again(&mut self, now: Instant) {
+        if self.again.is_some_and(|at| at <= now) {
+            self.flush();
+        }
+    }
+
+    fn send(&mut self, states: &[NotifyState<'_>]) {
+        if self.socket.is_none() {
+            return;
+        }
+        self.outbox.push_back(states.iter().map(|state| format!("{state}\n")).collect());
+        if self.outbox.len() > MOST {
+            self.outbox.pop_front();
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.again = None;
+        let Some((socket, address)) = &self.socket else { return };
+        while let Some(datagram) = self.outbox.front() {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match socket::sendto(socket.as_raw_fd(), datagram.as_bytes(), address, flags) {
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => {
+                    self.again = Some(Instant::now() + AGAIN);
+                    return;
+                }
+                Err(Errno::EINTR) => {}
+                // A service manager that is gone must not end the service.
+                Ok(_) | Err(_) => {
+                    self.outbox.pop_front();
+                }
+            }
+        }
     }
 }
 
-fn send(states: &[NotifyState<'_>]) {
-    // A service manager that does not listen must not end the service.
-    let _ = sd_notify::notify(states);
+/// A path, or an abstract name that begins with `@`.
+fn open(name: &OsStr) -> Option<(OwnedFd, UnixAddr)> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => UnixAddr::new_abstract(name).ok()?,
+        _ => UnixAddr::new(name).ok()?,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Some((socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None).ok()?, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    fn pair() -> (tempfile::TempDir, UnixDatagram, Notifier) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        (folder, manager, Notifier { socket: open(path.as_os_str()), ..Notifier::default() })
+    }
+
+    fn receive(manager: &UnixDatagram) -> Option<String> {
+        manager.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 4096];
+        manager.recv(&mut bytes).ok().map(|length| String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+
+    #[test]
+    fn a_reload_and_its_time_are_one_datagram_and_an_unchanged_status_is_none() {
+        let (_folder, manager, mut notifier) = pair();
+        notifier.reloading();
+        notifier.ready("x".into());
+        notifier.status("x".into());
+        notifier.status("y".into());
+        assert!(receive(&manager).unwrap().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(receive(&manager).unwrap(), "READY=1\nSTATUS=x\n");
+        assert_eq!(receive(&manager).unwrap(), "STATUS=y\n");
+        assert_eq!(receive(&manager), None);
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_read_is_not_waited_for_and_still_gets_what_matters() {
+        let (_folder, manager, mut notifier) = pair();
+        let mut states = 0;
+        while notifier.deadline().is_none() {
+            notifier.status(states.to_string());
+            states += 1;
+        }
+        for more in 0..100 {
+            notifier.status(format!("more {more}"));
+        }
+        notifier.stopping();
+        while receive(&manager).is_some() {}
+        notifier.poll_again(Instant::now() + AGAIN);
+        assert_eq!(receive(&manager).unwrap(), "STATUS=more 99\n");
+        assert_eq!(receive(&manager).unwrap(), "STOPPING=1\n");
+        assert_eq!(notifier.deadline(), None);
+    }
 }
