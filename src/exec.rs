@@ -6,7 +6,7 @@
 //! dropped before the command is looked up, so what root may execute does not matter.
 
 use crate::exit::Exit;
-use crate::settings::{Invocation, Settings, interpreter};
+use crate::settings::{self, Invocation, Settings, interpreter};
 use nix::unistd::{Gid, Uid, User};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -60,10 +60,14 @@ pub(crate) fn exec(invocation: &Invocation, instance: &str, command: &[OsString]
     match prepare(invocation, instance, command) {
         Ok(mut ready) => {
             let error = ready.exec();
-            let program = ready.get_program().to_string_lossy().into_owned();
-            let exit =
-                if error.kind() == io::ErrorKind::NotFound { Exit::CommandNotFound } else { Exit::CannotExecute };
-            Refusal { exit, message: format!("exec: {program} cannot be executed: {error}") }
+            let program = PathBuf::from(ready.get_program());
+            let exit = match error.kind() {
+                io::ErrorKind::NotFound => Exit::CommandNotFound,
+                _ => Exit::CannotExecute,
+            };
+            // The kernel says EACCES of a whole path; the component that stands in the way says more.
+            let what = settings::obstacle_to_execute(&program).unwrap_or_else(|| error.to_string());
+            Refusal { exit, message: format!("exec: {} cannot be executed: {what}", program.display()) }
         }
         Err(refusal) => refusal,
     }

@@ -24,13 +24,15 @@ const CONFIGURATION: &str = "/etc/rgunicorn";
 /// What ends the program before its time.
 struct Failure {
     exit: Exit,
+    /// Whether a service fails to start by it; else it answers somebody.
+    service: bool,
     /// A line for each thing that is wrong.
     message: String,
 }
 
 impl From<settings::SettingsError> for Failure {
     fn from(error: settings::SettingsError) -> Self {
-        Self { exit: error.exit(), message: error.to_string() }
+        Self { exit: error.exit(), service: true, message: error.to_string() }
     }
 }
 
@@ -53,17 +55,9 @@ fn main() -> ExitCode {
 /// A service that cannot start leaves a record, in the journal with its priority and catalog entry; who typed something
 /// wrong gets a plain line.
 fn tell(failure: &Failure) {
+    let record = failure.service && (failure.exit != Exit::Usage || libsystemd::logging::connected_to_journal());
     let settings = LogSettings { errorlog: "-".to_owned(), ..LogSettings::default() };
-    let log = match failure.exit {
-        Exit::Failure => Log::open(&settings, Process::Arbiter).ok(),
-        Exit::Usage if libsystemd::logging::connected_to_journal() => Log::open(&settings, Process::Arbiter).ok(),
-        Exit::Usage
-        | Exit::Success
-        | Exit::BootFault
-        | Exit::AppNotFound
-        | Exit::CannotExecute
-        | Exit::CommandNotFound => None,
-    };
+    let log = if record { Log::open(&settings, Process::Arbiter).ok() } else { None };
     for line in failure.message.lines() {
         match &log {
             Some(log) => error!(log.logger(), "{}", line; event::START_FAILED),
@@ -80,7 +74,7 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
         Question::Explain(word) => return Ok(answer(&explain::explain(&word)?)),
         Question::Exec { instance, command } => {
             let refusal = exec::exec(invocation, &instance, &command);
-            return Err(Failure { exit: refusal.exit, message: refusal.message });
+            return Err(Failure { exit: refusal.exit, service: false, message: refusal.message });
         }
         Question::Serve => {}
     }
@@ -89,9 +83,9 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
         answer(&explain::listing(&settings));
     }
     if settings.app.is_empty() {
-        return Err(Failure { exit: Exit::Usage, message: NO_APP.to_owned() });
+        return Err(Failure { exit: Exit::Usage, service: true, message: NO_APP.to_owned() });
     }
-    let fail = |message| Failure { exit: Exit::Failure, message };
+    let fail = |message| Failure { exit: Exit::Failure, service: true, message };
     if settings.check_config || settings.print_config {
         return supervisor::check(&settings).map_err(fail);
     }

@@ -33,7 +33,7 @@ use rgunicorn_protocol::{ListenerAddress, WorkerSettings};
 use setting::{OnReload, Setting};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use value::Raw;
 
@@ -328,6 +328,11 @@ impl Settings {
             scoreboard: false,
         }
     }
+}
+
+/// Why this process cannot execute the program at an absolute path: a clause that names the component. None if it can.
+pub(crate) fn obstacle_to_execute(program: &Path) -> Option<String> {
+    access::obstacle(program, access::Wanted::Program, &access::Identity::ourselves())
 }
 
 /// Collects the layers in the order of their ranks, finds the file, resolves.

@@ -8,7 +8,6 @@ use super::explain::listing;
 use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 /// A working directory, a PATH with a python3, a folder of settings files.
 pub(super) struct World {
@@ -424,5 +423,25 @@ proptest::proptest! {
                 proptest::prop_assert!(told.starts_with("/a.toml:1: ") && told.contains(name), "{}", told);
             }
         }
+    }
+}
+
+#[test]
+fn the_shipped_example_is_right_also_where_it_is_commented_out() {
+    let text = include_str!("../../../examples/etc/example.toml");
+    // A comment that looks like a setting is one that is offered.
+    let offered = |line: &str| {
+        let line = line.strip_prefix('#').unwrap_or(line).trim_start().to_owned();
+        let key = line.split('=').next().unwrap_or_default().trim();
+        (line.contains('=') && table::find(key).is_some()).then_some(line)
+    };
+    let mut lines: BTreeMap<String, String> = BTreeMap::new();
+    for line in text.lines().filter_map(offered) {
+        lines.insert(line.split('=').next().unwrap_or_default().trim().to_owned(), line);
+    }
+    for text in [text.to_owned(), lines.into_values().collect::<Vec<_>>().join("\n")] {
+        let givens = toml_file::parse(&text, Path::new("example.toml")).unwrap();
+        let (_, faults) = Layers::new(givens);
+        assert!(faults.is_empty(), "{text}\n{faults:?}");
     }
 }
