@@ -86,6 +86,11 @@ pub(crate) struct Connection {
     pub(crate) head_bytes: Vec<u8>,
     pub(crate) body: Option<Box<BufferedBody>>,
     pub(crate) outbox: Option<SharedOutbox>,
+    /// The socket may have more than was read: bytes, or the end. Edges come once (epoll(7)), so it is remembered until
+    /// a read finds nothing.
+    pub(crate) readable: bool,
+    /// The client's FIN or RST was announced: reading goes on until it is found.
+    hung_up: bool,
     /// The client said that this request is its last.
     client_closes: bool,
     /// `100 Continue` was sent for the request in hand.
@@ -122,6 +127,8 @@ impl Connection {
             head_bytes: Vec::new(),
             body: None,
             outbox: None,
+            readable: false,
+            hung_up: false,
             client_closes: false,
             continued: false,
             fresh: true,
@@ -154,6 +161,8 @@ impl Connection {
 
     /// Goes as far as it can.
     pub(crate) fn advance(&mut self, happened: Happened, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        self.readable |= happened.readable || happened.gone;
+        self.hung_up |= happened.hung_up || happened.gone;
         if happened.expired {
             match self.expire(hands, around) {
                 Verdict::Keep => {}
@@ -167,7 +176,7 @@ impl Connection {
             }
         }
         match self.phase {
-            Phase::Receiving => self.receive(happened, hands, around),
+            Phase::Receiving => self.receive(hands, around),
             Phase::Lingering { .. } => self.linger(hands),
             Phase::Answering | Phase::Flushing { .. } => Verdict::Keep,
         }
@@ -190,8 +199,7 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self, happened: Happened, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
-        let mut may_read = happened.readable || happened.gone;
+    fn receive(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         for _ in 0..READS_PER_TURN {
             if self.unread() > 0 {
                 match self.parse(hands, around) {
@@ -202,7 +210,7 @@ impl Connection {
             if around.retiring && self.is_idle() {
                 return Verdict::Leave;
             }
-            if !may_read {
+            if !self.readable {
                 self.settle_input(hands);
                 return Verdict::Keep;
             }
@@ -211,8 +219,9 @@ impl Connection {
             match sys::receive(self.socket.as_fd(), &mut self.input) {
                 Ok(0) => return self.end_of_input(hands, around),
                 // Less than there was room for: the socket is empty, and a later byte or FIN is a new edge (epoll(7)).
-                Ok(n) => may_read = n == room || happened.gone,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => may_read = false,
+                // A FIN that came with these bytes is not.
+                Ok(n) => self.readable = n == room || self.hung_up,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(_) => return Verdict::End,
             }
         }
@@ -483,8 +492,8 @@ impl Connection {
     fn after_response(&mut self, keep_alive: bool, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         if keep_alive {
             self.phase = Phase::Receiving;
-            if self.unread() > 0 {
-                return self.receive(Happened::default(), hands, around);
+            if self.unread() > 0 || self.readable {
+                return self.receive(hands, around);
             }
             self.settle_input(hands);
             return if around.retiring { Verdict::Leave } else { Verdict::Keep };
@@ -494,6 +503,11 @@ impl Connection {
             return Verdict::End;
         }
         self.begin_lingering(hands, around.now)
+    }
+
+    /// Whether it was put back only so that others have their turn.
+    pub(crate) fn wants_turn(&self) -> bool {
+        self.readable && matches!(self.phase, Phase::Receiving)
     }
 
     fn send_deadline(&self, around: &Surroundings<'_>) -> Option<Instant> {

@@ -323,6 +323,8 @@ impl Exchange {
             }
         }
         connection.make_room(hands);
+        // What is left unread here is not announced again.
+        connection.readable = true;
         match sys::receive(connection.socket.as_fd(), &mut connection.input) {
             Ok(0) => {
                 self.stage_broken_after_response();

@@ -252,6 +252,7 @@ impl Reactor {
                         let happened = Happened {
                             readable: bits & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
                             writable: bits & libc::EPOLLOUT != 0,
+                            hung_up: bits & libc::EPOLLRDHUP != 0,
                             gone: bits & (libc::EPOLLHUP | libc::EPOLLERR) != 0,
                             ..Happened::default()
                         };

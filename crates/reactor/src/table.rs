@@ -22,6 +22,8 @@ pub(crate) struct Happened {
     pub(crate) writable: bool,
     /// Its deadline has passed.
     pub(crate) expired: bool,
+    /// The peer sends nothing more (EPOLLRDHUP).
+    pub(crate) hung_up: bool,
     /// The peer is gone altogether (EPOLLHUP, EPOLLERR).
     pub(crate) gone: bool,
     /// The worker's state changed (it retires): look at it again.
@@ -37,6 +39,7 @@ impl Happened {
         self.readable |= other.readable;
         self.writable |= other.writable;
         self.expired |= other.expired;
+        self.hung_up |= other.hung_up;
         self.gone |= other.gone;
         self.review |= other.review;
     }
@@ -121,6 +124,7 @@ impl Table {
         let Some(place) = self.places.get_mut(token.index as usize) else { return false };
         place.outbox = None;
         self.timers.arm(&mut place.armed, token, deadline);
+        place.happened.readable |= connection.wants_turn();
         place.here = Some(connection);
         if place.happened.any() && !place.queued {
             place.queued = true;
