@@ -201,6 +201,8 @@ def test_errors_reach_the_log(wsgi):
             start_response("200 OK", [("Content-Length", "0")])
             return []
     """)
+    for text in ("one line", "two parts", "by print"):
+        server.expect(text)
     server.get()
     for text in ("one line", "two parts", "by print"):
-        server.found(text)
+        server.found(text, "error")

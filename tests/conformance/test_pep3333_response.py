@@ -107,7 +107,7 @@ def test_refused_as_an_error_of_the_application_is(wsgi, what):
     assert answer.header("X-Split") is None
 
 
-@pytest.mark.parametrize("name, value", [("Connection", "close"), ("Keep-Alive", "timeout=1"), ("Upgrade", "h2c"),
+@pytest.mark.parametrize("name, value", [("Connection", "x-mine"), ("Keep-Alive", "timeout=1"), ("Upgrade", "h2c"),
                                          ("Transfer-Encoding", "chunked"), ("TE", "trailers"),
                                          ("Proxy-Authenticate", "Basic")])
 def test_hop_by_hop_headers_of_the_application_are_dropped(wsgi, name, value):
@@ -162,7 +162,7 @@ def test_each_block_is_sent_before_the_next_is_asked_for(wsgi, tmp_path):
         client.request()
         head = client._head()
         assert head.status == 200
-        received = b""
+        received = client._buffer
         while b"first" not in received:
             received += client.socket.recv(100)
         assert b"second" not in received
@@ -185,7 +185,7 @@ def test_write_sends_at_once(wsgi, tmp_path):
                       "    time.sleep(0.005)", "return [b'second']"))
     with server.connect() as client:
         client.request()
-        received = b""
+        received = client._buffer
         while b"first" not in received:
             received += client.socket.recv(1000)
         gate.touch()
@@ -366,6 +366,9 @@ def test_an_error_in_the_middle_ends_the_connection_without_a_proper_end(wsgi, h
 def test_what_is_no_ordinary_exception_does_not_end_the_server(wsgi, raised):
     server = wsgi(app("if environ['PATH_INFO'] == '/raise':", f"    raise {raised}", OK, "return [b'alive']"))
     server.expect(raised.split("(")[0])
+    if not raised.startswith("GeneratorExit"):
+        # They end an interpreter: the worker leaves and is replaced.
+        server.expect("exited with status (1|130)")
     assert server.get("/raise").status == 500
     assert server.get("/").body == b"alive"
 
@@ -427,6 +430,7 @@ def test_a_wrapped_file_that_shrinks_ends_the_connection(wsgi, tmp_path):
     server = wsgi(app("start_response('200 OK', [('Content-Length', '200')])",
                       f"return environ['wsgi.file_wrapper'](open({str(path)!r}, 'rb'))"))
     server.found("serves")
+    server.expect("100 bytes shorter than its Content-Length")
     with server.connect() as client, pytest.raises(ConnectionEnded):
         client.get()
 

@@ -39,6 +39,8 @@ SOURCE = """
 def server(wsgi, tmp_path, request):
     # wsgiref writes to stderr what it finds after the response has been sent; both reach the log.
     yield (served := wsgi(SOURCE, bind=["127.0.0.1:0"] if request.param == "tcp" else [f"unix:{tmp_path}/s"]))
+    served.expect("written")
+    served.expect("more")
     served.stop()
     assert not served.log.find("AssertionError|WSGIWarning|validate"), served.log.text
 
