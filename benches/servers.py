@@ -72,8 +72,13 @@ def _floor(tools, port, app, *, threads=1, workers=1, preload=False, access=Fals
     return [str(tools.floor), str(port)]
 
 
+def _rgunicorn_threads(tools, port, app, *, threads=1, **shape):
+    return _rgunicorn(tools, port, app, threads=max(threads, 4), **shape)
+
+
 SERVERS = {
     "rgunicorn": _rgunicorn,
+    "rgunicorn-4-threads": _rgunicorn_threads,
     "floor": _floor,
     "fastwsgi": _alone("serve_fastwsgi.py"),
     "bjoern": _alone("serve_bjoern.py"),
