@@ -7,7 +7,7 @@
 use crate::body::BufferedBody;
 use crate::connection::Connection;
 use crate::hands::Hands;
-use crate::outbox::Flushed;
+use crate::outbox::{Flushed, OwnedBytes};
 use crate::reactor::{Reactor, lock};
 use crate::sys;
 use rgunicorn_http::{
@@ -447,7 +447,31 @@ impl Exchange {
             self.out.extend_from_slice(chunk.suffix);
             return self.transmit();
         }
-        let flow = self.transmit_with(data)?;
+        let flow = self.transmit_with(data, None)?;
+        if chunk.suffix.is_empty() {
+            return Ok(flow);
+        }
+        self.out.extend_from_slice(chunk.suffix);
+        self.transmit()
+    }
+
+    /// As [`Exchange::send`], for long data: what the socket does not take at once is kept without being copied.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    pub fn send_owned(&mut self, data: &OwnedBytes) -> Result<Flow, SendError> {
+        let bytes = (**data).as_ref();
+        if bytes.len() <= JOIN_UP_TO || !matches!(self.stage, Stage::Started(_)) {
+            return self.send(bytes);
+        }
+        let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        let chunk = connection.engine.frame_data(bytes.len() as u64);
+        self.overrun |= chunk.overrun;
+        self.body_sent += chunk.take;
+        self.out.extend_from_slice(chunk.prefix());
+        // What is cut cannot be kept whole.
+        let whole = chunk.take as usize == bytes.len();
+        let flow = self.transmit_with(&bytes[..chunk.take as usize], whole.then_some(data))?;
         if chunk.suffix.is_empty() {
             return Ok(flow);
         }
@@ -578,13 +602,13 @@ impl Exchange {
 
     fn transmit_raw(&mut self, bytes: &[u8]) -> Result<Flow, SendError> {
         if self.boxed {
-            return self.box_up(&[bytes]);
+            return self.box_up(&[bytes], None);
         }
         let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
         match sys::send(connection.socket.as_fd(), bytes) {
             Ok(n) if n == bytes.len() => Ok(Flow::Go),
-            Ok(n) => self.box_up(&[&bytes[n..]]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.box_up(&[bytes]),
+            Ok(n) => self.box_up(&[&bytes[n..]], None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.box_up(&[bytes], None),
             Err(error) => {
                 self.stage = Stage::Broken;
                 Err(SendError::Gone(error))
@@ -593,32 +617,34 @@ impl Exchange {
     }
 
     /// Sends `self.out` and `data` as one.
-    fn transmit_with(&mut self, data: &[u8]) -> Result<Flow, SendError> {
+    fn transmit_with(&mut self, data: &[u8], owner: Option<&OwnedBytes>) -> Result<Flow, SendError> {
         let out = std::mem::take(&mut self.out);
-        let result = self.transmit_two(&out, data);
+        let result = self.transmit_two(&out, data, owner);
         self.out = out;
         self.out.clear();
         result
     }
 
-    fn transmit_two(&mut self, out: &[u8], data: &[u8]) -> Result<Flow, SendError> {
-        if self.boxed {
-            return self.box_up(&[out, data]);
-        }
-        let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
-        match sys::send_two(connection.socket.as_fd(), out, data) {
-            Ok(n) if n == out.len() + data.len() => Ok(Flow::Go),
-            Ok(n) if n >= out.len() => self.box_up(&[&data[n - out.len()..]]),
-            Ok(n) => self.box_up(&[&out[n..], data]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.box_up(&[out, data]),
-            Err(error) => {
-                self.stage = Stage::Broken;
-                Err(SendError::Gone(error))
+    fn transmit_two(&mut self, out: &[u8], data: &[u8], owner: Option<&OwnedBytes>) -> Result<Flow, SendError> {
+        let mut sent = 0;
+        if !self.boxed {
+            let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
+            match sys::send_two(connection.socket.as_fd(), out, data) {
+                Ok(n) if n == out.len() + data.len() => return Ok(Flow::Go),
+                Ok(n) => sent = n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.stage = Stage::Broken;
+                    return Err(SendError::Gone(error));
+                }
             }
         }
+        let head = &out[sent.min(out.len())..];
+        let from = sent.saturating_sub(out.len());
+        self.box_up(&[head, if owner.is_some() { &[] } else { &data[from..] }], owner.map(|owner| (owner, from)))
     }
 
-    fn box_up(&mut self, parts: &[&[u8]]) -> Result<Flow, SendError> {
+    fn box_up(&mut self, parts: &[&[u8]], owned: Option<(&OwnedBytes, usize)>) -> Result<Flow, SendError> {
         let limit = self.reactor.settings.response_buffer;
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         let outbox = connection.outbox();
@@ -629,6 +655,9 @@ impl Exchange {
         }
         for part in parts {
             queue.push(part);
+        }
+        if let Some((data, from)) = owned {
+            queue.push_owned(data, from);
         }
         let flushed = queue.flush_own();
         let held = queue.held();

@@ -26,5 +26,6 @@ pub use exchange::{BodyError, Exchange, Finished, Flow, SendError};
 pub use hands::Hands;
 pub use lanes::{Lanes, Role};
 pub use offspring::close_in_child;
+pub use outbox::OwnedBytes;
 pub use reactor::{Inheritance, Next, Reactor};
 pub use settings::{ReactorSettings, seconds};

@@ -13,14 +13,17 @@ use std::sync::Arc;
 /// Segments smaller than this are appended to the one before instead of standing alone.
 const JOIN_BELOW: usize = 16 * 1024;
 
-#[derive(Debug)]
 enum Segment {
     Bytes { data: Vec<u8>, sent: usize },
+    Owned { data: OwnedBytes, sent: usize },
     File { fd: OwnedFd, offset: u64, left: u64 },
 }
 
+/// Bytes that somebody else made and that are kept without being copied: a long body of the application.
+pub type OwnedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// The unsent part of a connection's output.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Outbox {
     segments: VecDeque<Segment>,
     /// Bytes in memory that are not sent. Files do not count: they cost none.
@@ -41,6 +44,12 @@ pub(crate) enum Flushed {
     Blocked,
     /// The client is gone (EPIPE, ECONNRESET, ...), or a file ended before its announced length.
     Failed(io::Error),
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("held", &self.held).finish_non_exhaustive()
+    }
 }
 
 impl Outbox {
@@ -87,6 +96,15 @@ impl Outbox {
         self.segments.push_back(Segment::Bytes { data: data.to_vec(), sent: 0 });
     }
 
+    /// Keeps `data` from byte `sent` on.
+    pub(crate) fn push_owned(&mut self, data: &OwnedBytes, sent: usize) {
+        let length = (**data).as_ref().len();
+        if sent < length {
+            self.held += length - sent;
+            self.segments.push_back(Segment::Owned { data: Arc::clone(data), sent });
+        }
+    }
+
     pub(crate) fn push_file(&mut self, fd: OwnedFd, offset: u64, length: u64) {
         if length > 0 {
             self.segments.push_back(Segment::File { fd, offset, left: length });
@@ -96,17 +114,28 @@ impl Outbox {
     /// Writes until everything is sent or the socket blocks.
     pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>) -> Flushed {
         while let Some(segment) = self.segments.front_mut() {
-            let done = match segment {
-                Segment::Bytes { data, sent } => match sys::send(socket, &data[*sent..]) {
+            let in_memory = match segment {
+                Segment::Bytes { data, sent } => Some((data.as_slice(), sent)),
+                Segment::Owned { data, sent } => Some(((**data).as_ref(), sent)),
+                Segment::File { .. } => None,
+            };
+            if let Some((data, sent)) = in_memory {
+                match sys::send(socket, &data[*sent..]) {
                     Ok(n) => {
                         *sent += n;
                         self.held -= n;
                         self.progress += n as u64;
-                        *sent == data.len()
+                        if *sent == data.len() {
+                            self.segments.pop_front();
+                        }
+                        continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
                     Err(error) => return Flushed::Failed(error),
-                },
+                }
+            }
+            let done = match segment {
+                Segment::Bytes { .. } | Segment::Owned { .. } => true,
                 Segment::File { fd, offset, left } => match sys::sendfile(socket, fd, offset, *left) {
                     Ok(0) => {
                         return Flushed::Failed(io::Error::new(
@@ -151,6 +180,8 @@ mod tests {
         expected.extend_from_slice(b"head");
         outbox.push(&content);
         expected.extend_from_slice(&content);
+        outbox.push_owned(&(Arc::new(content.clone()) as OwnedBytes), 7);
+        expected.extend_from_slice(&content[7..]);
         outbox.push_file(file.into(), 10, 200_000);
         expected.extend_from_slice(&content[10..200_010]);
         outbox.push(b"tail");

@@ -9,10 +9,12 @@
 use super::declared::Declared;
 use super::responder::Kept;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
 use rgunicorn_http::{BodyFraming, ResponseFault};
-use rgunicorn_reactor::{Exchange, Flow, Hands, SendError};
+use rgunicorn_reactor::{Exchange, Flow, Hands, OwnedBytes, SendError};
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Bytes above which copying them to the kernel takes longer than others should wait for the interpreter lock.
 const LONG: usize = 64 * 1024;
@@ -161,9 +163,13 @@ impl Lane {
 
     /// Sends data of the body, and the head before the first; waits, without the interpreter lock, while the client has
     /// too much to read.
-    pub(super) fn send(&self, py: Python<'_>, serial: u64, data: &[u8]) -> Result<Result<(), Unsent>, Ended> {
+    pub(super) fn send(&self, part: &Bound<'_, PyBytes>, serial: u64) -> Result<Result<(), Unsent>, Ended> {
+        let (py, data) = (part.py(), part.as_bytes());
         if data.len() > LONG {
-            return self.detached_with(py, serial, |work, hands| match work.send(data, hands)? {
+            // The object itself is kept for a client that reads slowly: its last reference may be dropped by a thread
+            // without the interpreter lock, which pyo3 puts off until somebody has it.
+            let owned: OwnedBytes = Arc::new(PyBackedBytes::from(part.clone()));
+            return self.detached_with(py, serial, |work, hands| match work.send_owned(&owned, hands)? {
                 Flow::Go => Ok(()),
                 Flow::Wait => work.wait_for_room(),
             });
@@ -226,6 +232,12 @@ impl Work {
     pub(super) fn send(&mut self, data: &[u8], hands: &mut Hands) -> Result<Flow, Unsent> {
         self.respond(None, hands)?;
         self.order(|exchange| exchange.send(data))
+    }
+
+    /// As [`Work::send`], for long data that can be kept without a copy.
+    fn send_owned(&mut self, data: &OwnedBytes, hands: &mut Hands) -> Result<Flow, Unsent> {
+        self.respond(None, hands)?;
+        self.order(|exchange| exchange.send_owned(data))
     }
 
     /// Has an order carried out, unless the client has left; notes it if it has.

@@ -80,14 +80,14 @@ impl Responder {
     }
 
     #[pyo3(signature = (data, /))]
-    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let Ok(data) = data.cast::<PyBytes>() else {
             return Err(PyTypeError::new_err(format!("write takes bytes, not {}", super::declared::kind(data))));
         };
         if data.as_bytes().is_empty() {
             return Ok(());
         }
-        match self.lane.send(py, self.serial(), data.as_bytes()).map_err(|Ended| ended("write"))? {
+        match self.lane.send(data, self.serial()).map_err(|Ended| ended("write"))? {
             Ok(()) => Ok(()),
             Err(Unsent::Gone) => Err(PyBrokenPipeError::new_err("the client has left")),
             Err(Unsent::Undeclared) => Err(PyAssertionError::new_err("write was called before start_response")),

@@ -141,8 +141,8 @@ fn send_parts(py: Python<'_>, parts: &[Bound<'_, PyBytes>], lane: &Lane, serial:
         let _: Flow = sent?;
         return Ok(());
     }
-    for part in parts.iter().map(|part| part.as_bytes()).filter(|part| !part.is_empty()) {
-        lane.send(py, serial, part)??;
+    for part in parts.iter().filter(|part| !part.as_bytes().is_empty()) {
+        lane.send(part, serial)??;
     }
     Ok(())
 }
@@ -159,11 +159,10 @@ fn send_iterated(result: &Bound<'_, PyAny>, lane: &Lane, serial: u64) -> Result<
     for part in parts {
         let part = part?;
         let Ok(bytes) = part.cast::<PyBytes>() else { return Err(not_bytes(&part)) };
-        let data = bytes.as_bytes();
-        if data.is_empty() {
+        if bytes.as_bytes().is_empty() {
             continue;
         }
-        lane.send(py, serial, data)??;
+        lane.send(bytes, serial)??;
         let enough = lane.with(py, serial, |work, _| {
             let overrun = work.exchange.as_ref().is_some_and(|exchange| exchange.overrun());
             overrun || matches!(work.framing(), Some(BodyFraming::None))
