@@ -30,7 +30,7 @@ const PYTHON_LOGGING: &str = "rgunicorn's own records are not made by Python: us
 const UNMADE: &str = "nothing reads it, in Gunicorn neither";
 
 /// The pools that are built.
-pub(crate) const POOLS: &[WorkerClass] = &[WorkerClass::Sync];
+pub(crate) const POOLS: &[WorkerClass] = &[WorkerClass::Sync, WorkerClass::Gthread];
 
 /// The entry of a name or an alias.
 pub(crate) fn find(name: &str) -> Option<&'static Setting> {
