@@ -1,10 +1,8 @@
 //! Decodes the chunked transfer coding (RFC 9112 section 7.1) without copying: it says where the data lies.
 //!
-//! Size lines are consumed byte by byte as they arrive, so nothing of them needs a buffer; a trailer line stays in the
-//! driver's buffer until it is complete, and is bounded like a field line. Extensions are checked and ignored, trailers
-//! are checked and dropped. Knows nothing of connections and time.
+//! Framing is consumed byte by byte as it arrives: whatever is given is taken, nothing needs a buffer. Extensions are
+//! checked and ignored, trailers are checked and dropped. Knows nothing of connections and time.
 
-use crate::head::judge_line;
 use crate::policy::Policy;
 use crate::rules::{Rejection, Rule};
 use crate::scan::is_token_byte;
@@ -32,8 +30,8 @@ enum State {
     DataCr,
     /// LF comes next.
     DataLf,
-    /// In the trailer section. The line in progress was looked at up to `scanned`.
-    Trailer { scanned: u32, lines: u32 },
+    /// In the trailer section, behind so many trailers.
+    Trailer { lines: u16, at: Trailer },
 }
 
 /// Where in `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`.
@@ -55,11 +53,55 @@ enum Extension {
     AfterQuoted,
 }
 
+/// Where in `*( field-name ":" OWS field-value OWS CRLF ) CRLF`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trailer {
+    /// Before a line.
+    Start,
+    Name(Name),
+    /// White space behind a name, which must not be there.
+    AfterName,
+    Value,
+    /// After the CR of a line.
+    Lf,
+    /// After the CR of the empty line.
+    LastLf,
+}
+
+/// A trailer's name, as far as it can be one of [`FORBIDDEN_TRAILERS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name {
+    bytes: [u8; 20],
+    /// Bytes in use; more than there are when the name is longer.
+    len: u8,
+}
+
+impl Name {
+    fn push(mut self, byte: u8) -> Name {
+        if let Some(place) = self.bytes.get_mut(usize::from(self.len)) {
+            *place = byte;
+            self.len += 1;
+        } else {
+            self.len = self.bytes.len() as u8 + 1;
+        }
+        self
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len).min(self.bytes.len())]
+    }
+
+    fn is_forbidden(&self) -> bool {
+        usize::from(self.len) <= self.bytes.len()
+            && FORBIDDEN_TRAILERS.iter().any(|forbidden| self.as_bytes().eq_ignore_ascii_case(forbidden))
+    }
+}
+
 /// The decoder of one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChunkDecoder {
     state: State,
-    /// Bytes of the size line so far.
+    /// Bytes of the size line or trailer line so far.
     line: u32,
     excess: u32,
     /// Data announced by all size lines so far.
@@ -98,42 +140,49 @@ impl ChunkDecoder {
                     self.state = if left == 0 { State::DataCr } else { State::Data { remaining: left } };
                     return Ok(Piece::Data { consumed: at + len, data: at..at + len });
                 }
-                State::Trailer { scanned, lines } => {
-                    match self.advance_trailer(policy, &input[at..], scanned, lines)? {
-                        None => return Ok(Piece::NeedMore { consumed: at }),
-                        Some((consumed, false)) => at += consumed,
-                        Some((consumed, true)) => return Ok(Piece::End { consumed: at + consumed }),
-                    }
-                }
                 State::SizeStart
                 | State::Size { .. }
                 | State::Extension { .. }
                 | State::SizeLf { .. }
                 | State::DataCr
-                | State::DataLf => {
+                | State::DataLf
+                | State::Trailer { .. } => {
                     let Some(&byte) = input.get(at) else {
                         return Ok(Piece::NeedMore { consumed: at });
                     };
                     at += 1;
-                    self.state = self.next(policy, byte)?;
+                    match self.next(policy, byte)? {
+                        Some(state) => self.state = state,
+                        None => return Ok(Piece::End { consumed: at }),
+                    }
                 }
             }
         }
     }
 
-    /// The state behind one byte of a size line or of the CRLF behind data.
-    fn next(&mut self, policy: &Policy, byte: u8) -> Result<State, Rejection> {
+    /// The state behind one byte that is not data; `None` behind the body's last byte.
+    fn next(&mut self, policy: &Policy, byte: u8) -> Result<Option<State>, Rejection> {
         let refuse = |rule| Err(Rejection::showing(rule, &[byte]));
-        match self.state {
-            State::DataCr => return if byte == b'\r' { Ok(State::DataLf) } else { refuse(Rule::ChunkEnd) },
-            State::DataLf => return if byte == b'\n' { Ok(State::SizeStart) } else { refuse(Rule::ChunkEnd) },
-            State::SizeLf { size } => {
-                return if byte == b'\n' { self.end_size_line(policy, size) } else { refuse(Rule::BareCr) };
+        let state = match self.state {
+            State::DataCr if byte == b'\r' => State::DataLf,
+            State::DataLf if byte == b'\n' => State::SizeStart,
+            State::DataCr | State::DataLf => return refuse(Rule::ChunkEnd),
+            State::SizeLf { size } if byte == b'\n' => self.end_size_line(policy, size)?,
+            State::SizeLf { .. } => return refuse(Rule::BareCr),
+            State::SizeStart | State::Size { .. } | State::Extension { .. } => self.next_in_size_line(policy, byte)?,
+            State::Trailer { lines, at: Trailer::LastLf } if byte == b'\n' => {
+                self.state = State::Trailer { lines, at: Trailer::Start };
+                return Ok(None);
             }
-            State::SizeStart | State::Size { .. } | State::Extension { .. } => {}
-            // `advance` handles these two.
-            State::Data { .. } | State::Trailer { .. } => return Ok(self.state),
-        }
+            State::Trailer { lines, at } => self.next_in_trailers(policy, lines, at, byte)?,
+            // `advance` takes data by the piece.
+            State::Data { .. } => self.state,
+        };
+        Ok(Some(state))
+    }
+
+    fn next_in_size_line(&mut self, policy: &Policy, byte: u8) -> Result<State, Rejection> {
+        let refuse = |rule| Err(Rejection::showing(rule, &[byte]));
         self.line += 1;
         if byte == b'\n' {
             return refuse(Rule::BareLf);
@@ -143,10 +192,6 @@ impl ChunkDecoder {
             return refuse(Rule::ChunkLineTooLong);
         }
         match self.state {
-            State::SizeStart => match hex_value(byte) {
-                Some(digit) => Ok(State::Size { size: u64::from(digit) }),
-                None => refuse(Rule::ChunkSize),
-            },
             State::Size { size } => match byte {
                 b'\r' => Ok(State::SizeLf { size }),
                 b';' => Ok(State::Extension { size, at: Extension::BeforeName }),
@@ -161,10 +206,52 @@ impl ChunkDecoder {
                 Some(None) => Ok(State::SizeLf { size }),
                 None => refuse(Rule::ChunkExtension),
             },
-            State::SizeLf { .. } | State::Data { .. } | State::DataCr | State::DataLf | State::Trailer { .. } => {
-                Ok(self.state)
+            State::SizeStart
+            | State::SizeLf { .. }
+            | State::Data { .. }
+            | State::DataCr
+            | State::DataLf
+            | State::Trailer { .. } => match hex_value(byte) {
+                Some(digit) => Ok(State::Size { size: u64::from(digit) }),
+                None => refuse(Rule::ChunkSize),
+            },
+        }
+    }
+
+    fn next_in_trailers(&mut self, policy: &Policy, lines: u16, at: Trailer, byte: u8) -> Result<State, Rejection> {
+        let refuse = |rule| Err(Rejection::showing(rule, &[byte]));
+        if byte == b'\n' && at != Trailer::Lf {
+            return refuse(Rule::BareLf);
+        }
+        if byte != b'\r' && byte != b'\n' {
+            self.line += 1;
+            if self.line as usize + 2 > policy.field_limit() {
+                return refuse(Rule::FieldTooLarge);
             }
         }
+        let at = match (at, byte) {
+            (Trailer::Start, b'\r') => Trailer::LastLf,
+            (Trailer::Start, b' ' | b'\t') => return refuse(Rule::ObsFold),
+            (Trailer::Start, _) if usize::from(lines) >= policy.fields_limit() => return refuse(Rule::TooManyFields),
+            (Trailer::Start, _) if is_token_byte(byte) => Trailer::Name(Name { bytes: [0; 20], len: 0 }.push(byte)),
+            (Trailer::Name(name), b':') if name.is_forbidden() => {
+                return Err(Rejection::showing(Rule::TrailerForbidden, name.as_bytes()));
+            }
+            (Trailer::Name(_), b':') => Trailer::Value,
+            (Trailer::Name(_) | Trailer::AfterName, b' ' | b'\t') => Trailer::AfterName,
+            (Trailer::Name(name), _) if is_token_byte(byte) => Trailer::Name(name.push(byte)),
+            (Trailer::AfterName, b':') => return refuse(Rule::SpaceBeforeColon),
+            (Trailer::Start | Trailer::Name(_) | Trailer::AfterName, _) => return refuse(Rule::FieldName),
+            (Trailer::Value, b'\r') => Trailer::Lf,
+            (Trailer::Value, b'\t' | 0x20..=0x7e | 0x80..) => Trailer::Value,
+            (Trailer::Value, _) => return refuse(Rule::FieldValue),
+            (Trailer::Lf, b'\n') => {
+                self.line = 0;
+                return Ok(State::Trailer { lines: lines + 1, at: Trailer::Start });
+            }
+            (Trailer::Lf | Trailer::LastLf, _) => return refuse(Rule::BareCr),
+        };
+        Ok(State::Trailer { lines, at })
     }
 
     /// The LF of a size line has arrived.
@@ -180,45 +267,7 @@ impl ChunkDecoder {
         if policy.limit_request_body > 0 && self.announced > policy.limit_request_body {
             return Err(Rejection::new(Rule::BodyTooLarge));
         }
-        Ok(if size == 0 { State::Trailer { scanned: 0, lines: 0 } } else { State::Data { remaining: size } })
-    }
-
-    /// Takes one trailer line. `Some((consumed, last))`, or `None` when it is not complete.
-    fn advance_trailer(
-        &mut self,
-        policy: &Policy,
-        input: &[u8],
-        scanned: u32,
-        lines: u32,
-    ) -> Result<Option<(usize, bool)>, Rejection> {
-        let found = input.get(scanned as usize..).and_then(|new| memchr::memchr(b'\n', new));
-        let lf = found.map(|at| at + scanned as usize);
-        let line = &input[..lf.unwrap_or(input.len())];
-        let content = line.strip_suffix(b"\r");
-        let text = content.unwrap_or(line);
-        if !text.is_empty() && text.len() + 2 > policy.field_limit() {
-            return Err(Rejection::new(Rule::FieldTooLarge));
-        }
-        let Some(lf) = lf else {
-            self.state = State::Trailer { scanned: input.len() as u32, lines };
-            return Ok(None);
-        };
-        let Some(content) = content else {
-            return Err(Rejection::new(Rule::BareLf));
-        };
-        if content.is_empty() {
-            return Ok(Some((lf + 1, true)));
-        }
-        if lines as usize >= policy.fields_limit() {
-            return Err(Rejection::new(Rule::TooManyFields));
-        }
-        judge_line(content)?;
-        let name = &content[..memchr::memchr(b':', content).unwrap_or(content.len())];
-        if FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
-            return Err(Rejection::showing(Rule::TrailerForbidden, name));
-        }
-        self.state = State::Trailer { scanned: 0, lines: lines + 1 };
-        Ok(Some((lf + 1, false)))
+        Ok(if size == 0 { State::Trailer { lines: 0, at: Trailer::Start } } else { State::Data { remaining: size } })
     }
 }
 

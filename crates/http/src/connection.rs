@@ -136,7 +136,8 @@ enum Reading {
     Awaiting(Body),
     /// Inside a body.
     Body(Body),
-    /// Inside a body that nobody wants any more: the response has ended. `budget` bytes more are read.
+    /// Inside a body that nobody wants any more: the response has ended. `budget` bytes more are read, within one
+    /// `body_timeout`.
     Drain { body: Body, budget: u64 },
     /// The request is complete.
     Complete,
@@ -227,7 +228,8 @@ impl Connection {
     }
 
     /// Looks at what has arrived: `input` is every byte received and not yet consumed, and is looked at again with more
-    /// behind it after [`Step::NeedMore`]. `head` is filled by [`Step::Request`] and left alone otherwise.
+    /// behind it after [`Step::NeedMore`]. Inside a body every byte that is given is taken, so that there the driver may
+    /// also show a part of what it has. `head` is filled by [`Step::Request`] and left alone otherwise.
     pub fn handle_input(&mut self, policy: &Policy, trust: Trust, input: &[u8], head: &mut Head, now: Instant) -> Step {
         loop {
             match &mut self.reading {
@@ -320,8 +322,6 @@ impl Connection {
                     if ended {
                         self.reading = Reading::Between;
                         self.deadline = after(now, policy.keepalive);
-                    } else {
-                        self.deadline = after(now, policy.body_timeout);
                     }
                     return Step::Skip { consumed };
                 }

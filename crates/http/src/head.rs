@@ -6,7 +6,7 @@
 
 use crate::policy::{HeaderMap, Policy};
 use crate::rules::{Rejection, Rule};
-use crate::scan::{HeadLines, is_token};
+use crate::scan::{HeadLines, is_token, is_token_byte};
 use crate::target;
 use crate::trust::Trust;
 use std::borrow::Cow;
@@ -309,7 +309,11 @@ fn parse_request_line(policy: &Policy, line: &[u8], head: &mut Head) -> Result<O
     if head.method == Method::Connect {
         return Err(Rejection::showing(Rule::MethodConnect, target));
     }
-    let parts = target::parse(target, head.method == Method::Options).map_err(|rule| refuse(rule, target))?;
+    let parts = target::parse(target, head.method == Method::Options).map_err(|rule| {
+        // What stands before the host may be a password.
+        let shown = memchr::memchr(b'@', target).map_or(target, |at| &target[at..]);
+        refuse(rule, shown)
+    })?;
     let span = |range: std::ops::Range<usize>| Span::new(target_start + range.start, range.len());
     head.target = Span::new(target_start, target_len);
     head.path = span(parts.path);
@@ -604,7 +608,7 @@ fn move_spaces_behind_colons(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The rule that a field line breaks, without its CRLF.
-pub(crate) fn judge_line(line: &[u8]) -> Result<(), Rejection> {
+fn judge_line(line: &[u8]) -> Result<(), Rejection> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Rejection::new(Rule::ObsFold));
     }
@@ -612,19 +616,26 @@ pub(crate) fn judge_line(line: &[u8]) -> Result<(), Rejection> {
         return Err(Rejection::new(Rule::BareCr));
     }
     let Some(colon) = memchr::memchr(b':', line) else {
-        return Err(Rejection::showing(Rule::FieldName, line));
+        return Err(Rejection::showing(Rule::FieldName, name_of(line)));
     };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if !is_token(name) {
         let trimmed = trim(name);
         let rule =
             if trimmed.len() < name.len() && is_token(trimmed) { Rule::SpaceBeforeColon } else { Rule::FieldName };
-        return Err(Rejection::showing(rule, name));
+        return Err(Rejection::showing(rule, name_of(name)));
     }
     if value.iter().any(|&b| (b < 0x20 && b != b'\t') || b == 0x7f) {
         return Err(Rejection::showing(Rule::FieldValue, name));
     }
     Ok(())
+}
+
+/// As much of a field line as may be logged: its name, as far as it is one, and the byte behind it. The rest may be a
+/// secret.
+pub(crate) fn name_of(line: &[u8]) -> &[u8] {
+    let len = line.iter().position(|&b| !is_token_byte(b)).unwrap_or(line.len());
+    &line[..line.len().min(len + 1)]
 }
 
 /// Why a field section was not accepted.

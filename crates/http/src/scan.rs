@@ -3,6 +3,7 @@
 //! Every byte is looked at once, however the input was split: the scan remembers where it stopped. What a line says is
 //! not its business (see `head.rs`). Offsets are relative to the head's first byte.
 
+use crate::head::name_of;
 use crate::policy::Policy;
 use crate::rules::{Rejection, Rule};
 
@@ -53,7 +54,7 @@ impl HeadScan {
             let content = line.strip_suffix(b"\r");
             self.check_length(policy, content.unwrap_or(line))?;
             let Some(content) = content else {
-                return Err(Rejection::showing(Rule::BareLf, line));
+                return Err(Rejection::showing(Rule::BareLf, if self.lines == 0 { line } else { name_of(line) }));
             };
             self.line = (lf + 1) as u32;
             self.scanned = self.line;
@@ -83,8 +84,7 @@ impl HeadScan {
                 return Err(Rejection::showing(Rule::RequestLineTooLong, content));
             }
         } else if content.len() + 2 > policy.field_limit() && !content.is_empty() {
-            let name = memchr::memchr(b':', content).unwrap_or(content.len());
-            return Err(Rejection::showing(Rule::FieldTooLarge, &content[..name]));
+            return Err(Rejection::showing(Rule::FieldTooLarge, name_of(content)));
         }
         Ok(())
     }

@@ -94,3 +94,27 @@ fn every_rule_has_an_accepting_and_a_refusing_transcript() {
     assert_eq!(missing(&accepted), Vec::<&str>::new(), "rules without an accepting transcript");
     assert_eq!(missing(&refused), Vec::<&str>::new(), "rules without a refusing transcript");
 }
+
+#[test]
+fn a_rejection_tells_the_log_no_secret() {
+    let policy = wire::text::test_policy();
+    let now = std::time::Instant::now();
+    for stream in [
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie: s3cret\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie: s3cret\r\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie: s3cret\u{1}\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nAuthorization s3cret\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nAuthorization s3cret: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nAuthorization : s3cret\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie:\r\n s3cret\r\n\r\n",
+        "GET http://u:s3cret@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        &format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: s3cret{}\r\n\r\n", "x".repeat(9000)),
+        &format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: s3cret{}", "x".repeat(9000)),
+    ] {
+        let mut connection = rgunicorn_http::Connection::new(&policy, now);
+        let mut head = rgunicorn_http::Head::default();
+        let step = connection.handle_input(&policy, Default::default(), stream.as_bytes(), &mut head, now);
+        let rgunicorn_http::Step::Rejected(rejection) = step else { panic!("{step:?}") };
+        assert!(!rejection.to_string().contains("s3cret"), "{rejection}");
+    }
+}

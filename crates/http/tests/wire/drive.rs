@@ -54,7 +54,10 @@ pub(crate) fn drive<'p>(
         kept.extend_from_slice(piece);
         loop {
             let consumed = match connection.handle_input(policy, trust, &kept, &mut head, now) {
-                Step::NeedMore => break,
+                Step::NeedMore => {
+                    assert!(seen.unfinished.is_none() || kept.is_empty(), "inside a body everything is taken");
+                    break;
+                }
                 Step::Wait => panic!("every request is answered"),
                 Step::Switched => panic!("nothing is switched"),
                 Step::Closed => {
