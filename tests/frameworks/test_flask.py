@@ -51,6 +51,7 @@ def test_redirects_and_conditional_requests_work(through):
 
 def test_an_error_is_answered_and_logged(through):
     server, browser = through("flask_app:app")
+    server.expect("ERROR in app: Exception on /error")  # Flask's own logger writes to wsgi.errors
     assert browser.get("/error").status == 500
     server.found("ValueError: an error of the application")
 

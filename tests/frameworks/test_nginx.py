@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from harness import Browser, Gate, until
+from harness import Browser
 from harness.nginx import Nginx
 
 
@@ -49,6 +49,7 @@ def test_upstream_connections_are_reused(behind, tmp_path):
 
 def test_nginx_never_sees_a_broken_response(behind):
     server, nginx = behind("flask_app:app", "--workers", 2)
+    server.expect("ERROR in app: Exception on /error")
     browser = Browser(nginx.connect)
     for target, status in [("/", 200), ("/stream", 200), ("/file", 200), ("/memory", 200), ("/error", 500),
                            ("/redirect", 302), ("/forbidden", 403), ("/nowhere", 404)] * 5:

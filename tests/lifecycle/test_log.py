@@ -9,6 +9,7 @@ from harness import until
 
 def test_what_the_application_prints_reaches_the_log(serve):
     server = serve("plain:app")
+    server.expect("written to wsgi.errors")
     assert server.get("/prints").status == 200
     for text in ("printed to stdout", "printed to stderr", "written to fd 1", "written to fd 2", "printed by a child",
                  "written to wsgi.errors"):
@@ -78,12 +79,13 @@ def test_a_client_cannot_forge_lines(serve, tmp_path):
 
 def test_json_records_are_one_object_a_line(serve):
     server = serve("plain:app", "--log-format", "json", "--access-logfile", "-")
-    server.expect("raised on purpose")
-    server.get("/raises")
-    until(lambda: server.log.find("raised on purpose"), "the record")
-    until(lambda: server.log.find("/raises HTTP"), "the access record")
-    for line in server.log.text.splitlines():
-        json.loads(line)
+    server.get("/raises?a=1")
+    until(lambda: server.log.find('"status":500'), "the access record")
+    records = [json.loads(line) for line in server.log.text.splitlines()]
+    (error,) = [record for record in records if record["level"] == "ERROR"]
+    assert "/raises" in error["message"] and "raised on purpose" in error["traceback"]
+    (access,) = [record for record in records if record.get("status")]
+    assert (access["request_method"], access["path"], access["status"]) == ("GET", "/raises", 500)
 
 
 @pytest.mark.parametrize("level", ["warning", "error"])
