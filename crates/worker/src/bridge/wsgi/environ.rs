@@ -133,6 +133,9 @@ impl EnvironTemplate {
         set("wsgi.run_once", truth(false))?;
         set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
         set("wsgi.input_terminated", truth(true))?;
+        // Placeholders, set for each request. With them the dict has room for the usual fields: its copies do not grow.
+        set("wsgi.early_hints", py.None().into_bound(py))?;
+        set("gunicorn.socket", py.None().into_bound(py))?;
         let methods = METHODS.iter().map(|method| intern(py, method.name().unwrap_or_default())).collect();
         Ok(EnvironTemplate {
             base: base.unbind(),
@@ -308,6 +311,7 @@ impl Caches {
             Some(ListenerAddress::Tcp { address }) => {
                 environ.set_item(&environs.keys.server_name, address.ip().to_string())?;
                 environ.set_item(&environs.keys.server_port, address.port().to_string())?;
+                environ.set_item(&environs.keys.remote_port, "")?;
                 false
             }
             Some(ListenerAddress::Unix { .. }) | None => true,

@@ -58,15 +58,22 @@ impl Faults {
             event::REQUEST_ABANDONED, "request" => request, "reason" => how);
     }
 
-    /// The response is complete, or not, in another way than its head says.
+    /// Less was sent than the head says: the client must not take it for the whole.
     pub(super) fn report_short(&self, request: &str, missing: u64, sent: u64) {
         slog::error!(self.log, "the response to {} is {} bytes shorter than its Content-Length; the connection was closed",
             request, missing; event::RESPONSE_FAULT, "sent" => sent);
     }
 
+    /// More was given than the head says.
     pub(super) fn report_overrun(&self, request: &str, sent: u64) {
         slog::warn!(self.log, "the response to {} is longer than its Content-Length; the rest was cut", request;
             event::RESPONSE_FAULT, "sent" => sent);
+    }
+
+    /// 204, 205 and 304 have no body (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
+    pub(super) fn report_bodiless(&self, request: &str, status: u16) {
+        slog::warn!(self.log, "the response to {} has a body, which status {} does not allow; it was dropped", request,
+            status; event::RESPONSE_FAULT);
     }
 
     fn name(&self, py: Python<'_>, error: &PyErr) -> String {

@@ -41,6 +41,8 @@ pub(super) struct Work {
     /// Why the request body could not be read to its end, if so.
     pub(super) body_error: Option<String>,
     framing: Option<BodyFraming>,
+    /// The application gave a body where HTTP has none.
+    bodiless: bool,
 }
 
 /// What is left of a request when the application has answered it.
@@ -49,6 +51,8 @@ pub(super) struct Ending {
     pub(super) declared: Declared,
     /// How the body is framed; none: the response was not begun.
     pub(super) framing: Option<BodyFraming>,
+    /// The application gave a body where HTTP has none.
+    pub(super) bodiless: bool,
     /// The client has left.
     pub(super) gone: Option<io::Error>,
     /// Why the request body could not be read to its end, if so.
@@ -58,7 +62,7 @@ pub(super) struct Ending {
 impl Ending {
     /// Of a request for which the application is not called.
     pub(super) fn unbegun(exchange: Box<Exchange>) -> Ending {
-        Ending { exchange, declared: Declared::default(), framing: None, gone: None, body_error: None }
+        Ending { exchange, declared: Declared::default(), framing: None, bodiless: false, gone: None, body_error: None }
     }
 }
 
@@ -103,6 +107,7 @@ impl Lane {
         work.gone = None;
         work.body_error = None;
         work.framing = None;
+        work.bodiless = false;
     }
 
     /// Ends a request: its objects are of no more use, what is left of it is the caller's.
@@ -113,6 +118,7 @@ impl Lane {
             exchange: work.exchange.take()?,
             declared: std::mem::take(&mut work.declared),
             framing: work.framing.take(),
+            bodiless: work.bodiless,
             gone: work.gone.take(),
             body_error: work.body_error.take(),
         })
@@ -230,14 +236,25 @@ impl Work {
     /// Sends data, and the head before the first. On [`Flow::Wait`] the caller calls [`Work::wait_for_room`], without
     /// the interpreter lock, before the next data.
     pub(super) fn send(&mut self, data: &[u8], hands: &mut Hands) -> Result<Flow, Unsent> {
-        self.respond(None, hands)?;
+        if self.respond(None, hands)? == BodyFraming::None {
+            self.drop_body();
+            return self.order(Exchange::flush);
+        }
         self.order(|exchange| exchange.send(data))
     }
 
     /// As [`Work::send`], for long data that can be kept without a copy.
     fn send_owned(&mut self, data: &OwnedBytes, hands: &mut Hands) -> Result<Flow, Unsent> {
-        self.respond(None, hands)?;
+        if self.respond(None, hands)? == BodyFraming::None {
+            self.drop_body();
+            return self.order(Exchange::flush);
+        }
         self.order(|exchange| exchange.send_owned(data))
+    }
+
+    /// Notes that there is data and no place for it.
+    pub(super) fn drop_body(&mut self) {
+        self.bodiless = true;
     }
 
     /// Has an order carried out, unless the client has left; notes it if it has.

@@ -28,7 +28,7 @@ use lane::{Ending, Lane, lock};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use responder::Kept;
-use rgunicorn_http::BodyFraming;
+use rgunicorn_http::{BodyFraming, Method};
 use rgunicorn_log::AccessLog;
 use rgunicorn_protocol::WorkerSettings;
 use rgunicorn_reactor::Exchange;
@@ -164,7 +164,7 @@ impl WsgiBridge {
         stop: Option<Stop>,
         named: bool,
     ) -> Option<String> {
-        let Ending { mut exchange, declared, framing, gone, body_error } = ending;
+        let Ending { mut exchange, declared, framing, bodiless, gone, body_error } = ending;
         let sent = exchange.body_sent();
         let missing = match framing {
             Some(BodyFraming::Length(length)) if stop.is_none() => length.saturating_sub(sent),
@@ -172,7 +172,8 @@ impl WsgiBridge {
             | None => 0,
         };
         let overrun = exchange.overrun();
-        let named = named || stop.is_some() || missing > 0 || overrun;
+        let bodiless = bodiless && exchange.head().method != Method::Head;
+        let named = named || stop.is_some() || missing > 0 || overrun || bodiless;
         let request = named.then(|| name_of(&exchange));
         if let Some(request) = &request {
             if let Some(stop) = &stop {
@@ -190,6 +191,9 @@ impl WsgiBridge {
             }
             if overrun {
                 self.faults.report_overrun(request, sent);
+            }
+            if bodiless {
+                self.faults.report_bodiless(request, exchange.status());
             }
         }
         if let Some(access) = &self.access {

@@ -11,7 +11,7 @@ use super::lane::{Ended, Lane, Unsent};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use rgunicorn_http::{BodyFraming, ResponseFault};
-use rgunicorn_reactor::Flow;
+use rgunicorn_reactor::{Exchange, Flow};
 
 /// Why the response ended before its time.
 #[derive(Debug)]
@@ -114,8 +114,12 @@ fn send_one(part: &Bound<'_, PyAny>, lane: &Lane, serial: u64) -> Result<(), Sto
     }
     let flow = lane.with(py, serial, |work, hands| {
         let framing = work.respond(Some(data.len() as u64), hands)?;
-        if matches!(framing, BodyFraming::None) || data.is_empty() {
-            return work.order(|exchange| exchange.flush());
+        if data.is_empty() {
+            return work.order(Exchange::flush);
+        }
+        if framing == BodyFraming::None {
+            work.drop_body();
+            return work.order(Exchange::flush);
         }
         work.order(|exchange| exchange.send(data))
     })?;
@@ -131,12 +135,16 @@ fn send_parts(py: Python<'_>, parts: &[Bound<'_, PyBytes>], lane: &Lane, serial:
     let bodiless = matches!(framing, BodyFraming::None);
     if total <= AT_ONCE || bodiless {
         let sent = lane.with(py, serial, |work, _| {
-            if !bodiless {
+            if bodiless {
+                if total > 0 {
+                    work.drop_body();
+                }
+            } else {
                 for part in parts.iter().map(|part| part.as_bytes()).filter(|part| !part.is_empty()) {
                     let _: Flow = work.order(|exchange| exchange.add(part))?;
                 }
             }
-            work.order(|exchange| exchange.flush())
+            work.order(Exchange::flush)
         })?;
         let _: Flow = sent?;
         return Ok(());
@@ -174,7 +182,7 @@ fn send_iterated(result: &Bound<'_, PyAny>, lane: &Lane, serial: u64) -> Result<
     }
     let sent = lane.with(py, serial, |work, hands| {
         work.respond(Some(0), hands)?;
-        work.order(|exchange| exchange.flush())
+        work.order(Exchange::flush)
     })?;
     let _: Flow = sent?;
     Ok(())
@@ -191,7 +199,7 @@ fn send_file(wrapper: &Bound<'_, FileWrapper>, files: &FileTypes, lane: &Lane, s
     let sent = lane.with(py, serial, |work, hands| -> Result<(), Unsent> {
         let framing = work.respond(Some(range.length), hands)?;
         if matches!(framing, BodyFraming::None) || range.length == 0 {
-            let _: Flow = work.order(|exchange| exchange.flush())?;
+            let _: Flow = work.order(Exchange::flush)?;
             return Ok(());
         }
         work.order(|exchange| exchange.send_file(range.file, range.offset, range.length))
