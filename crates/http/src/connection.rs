@@ -715,3 +715,13 @@ impl Body {
 fn after(now: Instant, timeout: Duration) -> Option<Instant> {
     if timeout.is_zero() { None } else { now.checked_add(timeout) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_costs_little() {
+        assert!(size_of::<Connection>() <= 128, "{} bytes", size_of::<Connection>());
+    }
+}

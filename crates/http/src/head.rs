@@ -648,3 +648,37 @@ fn diagnose(section: &[u8]) -> Rejection {
         .find_map(|line| judge_line(line).err())
         .unwrap_or_else(|| Rejection::new(Rule::FieldName))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    proptest! {
+        #[test]
+        fn a_line_breaks_a_rule_exactly_when_httparse_refuses_it(
+            line in prop::collection::vec(prop_oneof![4 => select(&b"aZ9-_ \t:::,"[..]), 1 => any::<u8>()], 1..12)
+        ) {
+            prop_assume!(!line.contains(&b'\n') && !line.ends_with(b"\r"));
+            let section = [&line[..], b"\r\n\r\n"].concat();
+            let mut storage = [httparse::EMPTY_HEADER; 2];
+            let accepted = httparse::parse_headers(&section, &mut storage).is_ok();
+            prop_assert_eq!(judge_line(&line).is_ok(), accepted, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn spaces_move_behind_the_colon_and_nothing_else_moves() {
+        let moved = move_spaces_behind_colons(b"GET / HTTP/1.1\r\nA \t : b\r\nC:d\r\n : e\r\nnone\r\n\r\n");
+        assert_eq!(moved, b"GET / HTTP/1.1\r\nA:\t   b\r\nC:d\r\n : e\r\nnone\r\n\r\n");
+    }
+
+    #[test]
+    fn decimals_are_digits_that_fit() {
+        assert_eq!(parse_decimal(b"18446744073709551615"), Some(u64::MAX));
+        for wrong in ["", "18446744073709551616", "+1", "-1", "1 ", "0x1", "1_0", "\u{661}"] {
+            assert_eq!(parse_decimal(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}
