@@ -333,6 +333,11 @@ impl State {
         let (role, preload) = (generation.role, generation.plan.preload);
         let tags = tags(generation, from);
         match (phase, seat) {
+            // `systemctl kill -s HUP` and Ctrl-C reach an interpreter that does not know yet that it must not obey.
+            (Phase::Booting { .. }, Seat::Mold) if exit.is_broadcast() && !generation.backoff.cautious() => {
+                generation.note_failure(format!("the interpreter {exit}"), now);
+                actions.push(Action::Record(Record::Left { tags }));
+            }
             (Phase::Booting { .. }, seat) => {
                 let what = match seat {
                     Seat::Mold => "the interpreter",

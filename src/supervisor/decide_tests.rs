@@ -307,6 +307,23 @@ fn a_dead_preloading_mold_whose_code_is_broken_now_leaves_its_workers_serving() 
 }
 
 #[test]
+fn an_interpreter_that_is_hit_by_a_signal_meant_for_all_is_started_again() {
+    let mut world = World::begin(Purpose::Serve, plan(1));
+    world.die(Serial(1), Exit::Signal { signal: 1, core: false });
+    world.run();
+    assert_eq!(world.serve().len(), 1);
+    let mut world = World::begin(Purpose::Serve, plan(1));
+    for _ in 0..4 {
+        if let Some(mold) = world.processes.keys().next_back().copied() {
+            world.die(mold, Exit::Signal { signal: 1, core: false });
+        }
+        world.wait();
+    }
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Fault(BootFaultKind::Import)), "but not for ever");
+}
+
+#[test]
 fn a_check_boots_one_worker_and_promotes_nothing() {
     let mut world = World::begin(Purpose::Check, plan(4));
     world.run();

@@ -72,6 +72,26 @@ pub(crate) enum Exit {
     Unknown,
 }
 
+impl Exit {
+    /// Whether it was one of the signals that units and terminals send to all processes at once.
+    pub(crate) fn is_broadcast(self) -> bool {
+        match self {
+            Exit::Signal { signal, .. } => matches!(
+                signal,
+                libc::SIGHUP
+                    | libc::SIGINT
+                    | libc::SIGQUIT
+                    | libc::SIGTERM
+                    | libc::SIGUSR1
+                    | libc::SIGUSR2
+                    | libc::SIGTTIN
+                    | libc::SIGTTOU
+            ),
+            Exit::Code(_) | Exit::Unknown => false,
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
