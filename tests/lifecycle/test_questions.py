@@ -107,7 +107,7 @@ def test_a_missing_settings_file_is_named(tmp_path):
 
 def test_an_unknown_instance_names_the_file_that_is_missing():
     ended = run("--instance", "there-is-none")
-    assert ended.returncode == 2
+    assert ended.returncode == 1
     assert "/etc/rgunicorn/there-is-none.toml" in ended.stderr
 
 
