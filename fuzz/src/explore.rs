@@ -1,13 +1,9 @@
 //! A loop that knocks known inputs about, by a generator of numbers that repeats from its seed. It sees no coverage, so
 //! it relies on good seeds (the transcripts, the corpus) and on a dictionary of what matters in HTTP.
 
+use crate::corpus::{LONGEST, seeds};
 use crate::targets::Target;
-use crate::wire::text::{Line, parse_file};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// Longest input that is made.
-const LONGEST: usize = 4096;
 
 const DICTIONARY: &[&[u8]] = &[
     b"\r\n",
@@ -56,43 +52,6 @@ impl Numbers {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound.max(1)
     }
-}
-
-/// The project's root.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// What to begin with: the target's corpus, and every transcript's bytes.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn seeds(target: &Target) -> std::io::Result<Vec<Vec<u8>>> {
-    let mut seeds = vec![Vec::new()];
-    let corpus = root().join("fuzz/corpus").join(target.name);
-    if corpus.is_dir() {
-        for entry in std::fs::read_dir(corpus)? {
-            seeds.push(std::fs::read(entry?.path())?);
-        }
-    }
-    for entry in std::fs::read_dir(root().join("crates/http/tests/transcripts"))? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|ending| ending != "txt") {
-            continue;
-        }
-        for case in parse_file(&path.to_string_lossy(), &std::fs::read_to_string(&path)?) {
-            let bytes = case
-                .lines
-                .iter()
-                .filter_map(|line| if let Line::Arrive(bytes) = line { Some(&bytes[..]) } else { None });
-            let stream = bytes.collect::<Vec<_>>().concat();
-            if stream.len() <= LONGEST {
-                seeds.push(stream);
-            }
-        }
-    }
-    seeds.sort();
-    Ok(seeds)
 }
 
 /// Runs the seeds, then changed seeds for `time`. Returns how many inputs were run. An input that breaks the invariant

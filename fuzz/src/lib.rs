@@ -3,6 +3,7 @@
 //!
 //! A target takes bytes and panics when its invariant does not hold.
 
+pub mod corpus;
 pub mod explore;
 pub mod targets;
 
