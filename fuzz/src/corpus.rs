@@ -64,7 +64,7 @@ pub fn unpack(target: &Target, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the committed corpus from a folder: its shortest inputs.
+/// Makes the committed corpus from a folder: of its short inputs some of every length.
 ///
 /// # Errors
 /// A file that cannot be read or written.
@@ -75,7 +75,13 @@ pub fn pack(target: &Target, folder: &Path) -> io::Result<()> {
     }
     inputs.retain(|input| input.len() <= SMALL.0);
     inputs.sort_by_key(Vec::len);
-    inputs.truncate(SMALL.1);
+    let all = inputs.len();
+    let mut number = 0;
+    inputs.retain(|_| {
+        number += 1;
+        // Every n-th, so that as many are left as there may be.
+        all <= SMALL.1 || number * SMALL.1 / all > (number - 1) * SMALL.1 / all
+    });
     inputs.sort();
     let mut text = String::new();
     for input in inputs {
