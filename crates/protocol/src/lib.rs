@@ -1,15 +1,17 @@
 //! What arbiter, mold and worker say to each other.
 //!
-//! Owns the message types ([`message`]), the socket they travel on ([`channel`]) and what a worker must know to
-//! serve ([`settings`]). Knows nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram,
+//! Owns the message types ([`message`]), the socket they travel on ([`channel`]), what a worker must know to serve
+//! ([`settings`]) and the memory that all share ([`scoreboard`]). Knows nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram,
 //! complete or not at all.
 
 pub mod channel;
 pub mod message;
+pub mod scoreboard;
 pub mod settings;
 
 pub use channel::{Channel, Received};
 pub use message::{BootFault, BootFaultKind, FromWorker, ToWorker};
+pub use scoreboard::{Scoreboard, Sheet, SheetAt};
 pub use settings::{ListenerAddress, WorkerSettings};
 
 /// The version that arbiter and worker module must share. A package upgrade replaces the module below running

@@ -6,6 +6,7 @@
 //! arbiter is gone: it drains as after `Retire`. A channel that ends tells the arbiter that the worker is gone or will
 //! be at once; its exit status comes from its pidfd.
 
+use crate::scoreboard::SheetAt;
 use crate::settings::WorkerSettings;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub enum ToWorker {
         slot: u32,
         /// The worker's serial number, unique in the life of the instance: names it until its pid is known.
         worker: u64,
+        /// The worker's sheet of the scoreboard; none: it goes unseen.
+        sheet: Option<SheetAt>,
     },
     /// To a ready worker: accept connections.
     Promote,
