@@ -269,6 +269,14 @@ impl Settings {
             .collect()
     }
 
+    /// Requests that a worker may have in the application at once.
+    pub(crate) fn lanes(&self) -> u32 {
+        match self.worker_class {
+            WorkerClass::Sync | WorkerClass::Gthread => self.threads.max(1),
+            WorkerClass::Gevent | WorkerClass::Asgi => self.worker_connections.max(1),
+        }
+    }
+
     /// What leaves the arbiter: the settings of a generation's mold and workers. `handoff` and `scoreboard` are false;
     /// the caller sets them when it sends their fds.
     pub(crate) fn worker_settings(&self, generation: u32, listeners: Vec<ListenerAddress>) -> WorkerSettings {

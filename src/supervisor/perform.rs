@@ -15,7 +15,8 @@ use crate::systemd::notify::Notifier;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{self, sockopt};
 use rgunicorn_log::{Log, Process, event};
-use rgunicorn_protocol::{Channel, FromWorker, Received, ToWorker};
+use rgunicorn_protocol::scoreboard::Owner;
+use rgunicorn_protocol::{Channel, FromWorker, Received, Scoreboard, Sheet, ToWorker};
 use slog::{Logger, debug, error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -66,6 +67,9 @@ struct Peer {
     pid: Option<i32>,
     /// `None` before the pid is known, or where the machine lacks fds.
     process: Option<PidFd>,
+    generation: u32,
+    /// A worker's part of the scoreboard.
+    sheet: Option<Sheet>,
 }
 
 /// What one reading of the settings amounts to.
@@ -97,6 +101,8 @@ pub(super) struct Performer<'a> {
     listeners: Listeners,
     /// Receiving and sending end of what workers hand each other.
     handoff: (OwnedFd, OwnedFd),
+    /// `None` where the machine lacks memory or fds; then there are no figures.
+    scoreboard: Option<Scoreboard>,
     generations: BTreeMap<u32, Prepared>,
     peers: BTreeMap<Serial, Peer>,
 }
@@ -116,6 +122,9 @@ impl<'a> Performer<'a> {
             Source::Serve { .. } => Notifier::from_environment(),
             Source::Check { .. } => Notifier::default(),
         };
+        let scoreboard = Scoreboard::create()
+            .inspect_err(|error| warn!(logger, "There are no figures, as their memory cannot be made: {}", error))
+            .ok();
         Ok(Performer {
             events: VecDeque::new(),
             outcome: None,
@@ -127,6 +136,7 @@ impl<'a> Performer<'a> {
             logger,
             listeners,
             handoff: handoff()?,
+            scoreboard,
             generations: BTreeMap::new(),
             peers: BTreeMap::new(),
         })
@@ -337,15 +347,17 @@ impl<'a> Performer<'a> {
             }
         };
         watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(mold));
-        self.peers.insert(mold, Peer { channel: ours, ended: false, pid: Some(pid), process });
+        self.peers.insert(mold, Peer { channel: ours, ended: false, pid: Some(pid), process, generation, sheet: None });
 
         let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
         let mut configuration = settings.worker_settings(generation, addresses);
         configuration.handoff = true;
+        configuration.scoreboard = self.scoreboard.is_some();
         let lent: Vec<BorrowedFd<'_>> = listeners
             .iter()
             .map(|listener| listener.as_fd())
             .chain([self.handoff.0.as_fd(), self.handoff.1.as_fd()])
+            .chain(self.scoreboard.as_ref().map(AsFd::as_fd))
             .collect();
         let message = ToWorker::Configure(Box::new(configuration));
         match self.peers.get(&mold).map(|peer| peer.channel.send(&message, &lent)) {
@@ -363,8 +375,22 @@ impl<'a> Performer<'a> {
     fn fork(&mut self, mold: Serial, worker: Serial, slot: u32) -> Result<(), String> {
         let (ours, theirs) = Channel::pair().map_err(|error| format!("no channel can be made: {error}"))?;
         watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(worker));
-        self.peers.insert(worker, Peer { channel: ours, ended: false, pid: None, process: None });
-        self.send(mold, &ToWorker::Fork { slot, worker: worker.0 }, &[theirs.as_fd()])
+        let generation = self.peers.get(&mold).map_or(0, |mold| mold.generation);
+        let sheet = self.issue_sheet(Owner { worker: worker.0, generation, slot });
+        let at = sheet.as_ref().map(Sheet::at);
+        self.peers.insert(worker, Peer { channel: ours, ended: false, pid: None, process: None, generation, sheet });
+        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at }, &[theirs.as_fd()])
+    }
+
+    fn issue_sheet(&mut self, owner: Owner) -> Option<Sheet> {
+        let lanes = self.generations.get(&owner.generation)?.settings.lanes();
+        match self.scoreboard.as_mut()?.issue(lanes, owner) {
+            Ok(sheet) => Some(sheet),
+            Err(error) => {
+                warn!(self.logger, "Worker {} is missing from the figures: {}", Serial(owner.worker), error);
+                None
+            }
+        }
     }
 
     /// Sends; that the receiver is gone or does not read is no error here but an event, now or soon.
@@ -418,7 +444,10 @@ impl<'a> Performer<'a> {
     }
 
     fn forget(&mut self, serial: Serial) {
-        if let Some(peer) = self.peers.remove(&serial) {
+        if let Some(mut peer) = self.peers.remove(&serial) {
+            if let (Some(sheet), Some(scoreboard)) = (peer.sheet.take(), &mut self.scoreboard) {
+                scoreboard.reclaim(sheet);
+            }
             // Closing removes an fd from the epoll set only if no duplicate is open, and forks in flight may hold one.
             let _ = self.epoll.delete(&peer.channel);
             if let Some(process) = &peer.process {

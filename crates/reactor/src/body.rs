@@ -4,19 +4,20 @@
 //! Invariant: what was appended is read back unchanged and in order, and a body that is dropped gives its place in the
 //! account back.
 
+use crate::offspring::in_child;
+use rgunicorn_protocol::Sheet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where bodies go that are too long for memory: large, on disk, and emptied at boot by nobody, so the files have no
 /// name (O_TMPFILE, open(2)).
 const SPOOL_DIRECTORY: &str = "/var/tmp";
 
-/// The account of spooled bytes, shared by all connections of a worker.
+/// The account of spooled bytes, one for all workers of the instance: it stands on the scoreboard.
 #[derive(Debug)]
 pub struct Spool {
-    used: AtomicU64,
+    sheet: Arc<Sheet>,
     limit: u64,
     buffer: u64,
 }
@@ -32,17 +33,18 @@ pub enum SpoolError {
 
 impl Spool {
     /// `limit` bytes on disk in all (0: unlimited), `buffer` bytes in memory per body.
-    pub fn new(limit: u64, buffer: u64) -> Arc<Spool> {
-        Arc::new(Spool { used: AtomicU64::new(0), limit, buffer })
+    pub fn new(sheet: Arc<Sheet>, limit: u64, buffer: u64) -> Arc<Spool> {
+        Arc::new(Spool { sheet, limit, buffer })
     }
 
     fn take(&self, bytes: u64) -> Result<(), SpoolError> {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if self.limit != 0 && before + bytes > self.limit {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(SpoolError::Full);
+        if in_child() || self.sheet.take_spool(bytes, self.limit) { Ok(()) } else { Err(SpoolError::Full) }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        if !in_child() {
+            self.sheet.give_spool_back(bytes);
         }
-        Ok(())
     }
 }
 
@@ -64,7 +66,7 @@ struct Spooled {
 
 impl Drop for Spooled {
     fn drop(&mut self) {
-        self.spool.used.fetch_sub(self.length, Ordering::Relaxed);
+        self.spool.give_back(self.length);
     }
 }
 
@@ -145,6 +147,10 @@ impl BufferedBody {
 mod tests {
     use super::*;
 
+    fn spool(limit: u64, buffer: u64) -> Arc<Spool> {
+        Spool::new(Arc::new(Sheet::private(1).unwrap()), limit, buffer)
+    }
+
     fn read_all(body: &mut BufferedBody) -> Vec<u8> {
         let (mut all, mut part) = (Vec::new(), [0; 7]);
         loop {
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn a_body_is_read_back_unchanged_from_memory_and_from_disk() {
         for buffer in [1_000, 10, 0] {
-            let spool = Spool::new(0, buffer);
+            let spool = spool(0, buffer);
             let mut body = BufferedBody::new(None, &spool);
             let mut sent = Vec::new();
             for n in 0..50_u8 {
@@ -170,13 +176,13 @@ mod tests {
             assert_eq!(body.in_memory().is_some(), buffer == 1_000);
             assert_eq!(read_all(&mut body), sent);
             drop(body);
-            assert_eq!(spool.used.load(Ordering::Relaxed), 0);
+            assert_eq!(spool.sheet.spooled(), 0);
         }
     }
 
     #[test]
     fn the_limit_holds_over_all_bodies_and_is_given_back() {
-        let spool = Spool::new(100, 10);
+        let spool = spool(100, 10);
         let mut first = BufferedBody::new(None, &spool);
         first.append(&[0; 80], &spool).unwrap();
         let mut second = BufferedBody::new(None, &spool);

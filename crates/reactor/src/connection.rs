@@ -13,6 +13,8 @@ use crate::sys;
 use crate::table::{Happened, SharedOutbox};
 use crate::token::Token;
 use rgunicorn_http::{self as http, Eof, Expired, Framing, Head, ProxyHeader, Rejection, Step, Trust};
+use rgunicorn_protocol::Sheet;
+use rgunicorn_protocol::scoreboard::Counter;
 use slog::Logger;
 use std::io;
 use std::net::SocketAddr;
@@ -59,6 +61,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Surroundings<'a> {
     pub(crate) settings: &'a ReactorSettings,
     pub(crate) log: &'a Logger,
+    pub(crate) sheet: &'a Sheet,
     /// The worker retires: no connection stays once it is idle.
     pub(crate) retiring: bool,
     pub(crate) now: Instant,
@@ -192,6 +195,7 @@ impl Connection {
             Phase::Flushing { .. } => {
                 slog::info!(around.log, "a client stopped reading its response and was disconnected";
                     "remote_addr" => self.peer_text(), "setting" => "send_timeout");
+                around.sheet.count(Counter::SendTimeouts);
                 Verdict::End
             }
             Phase::Lingering { .. } => Verdict::End,
@@ -408,10 +412,12 @@ impl Connection {
                 500
             }
         };
+        around.sheet.count(Counter::SpoolRefusals);
         self.answer_error(status, hands, around)
     }
 
     fn reject(&mut self, rejection: &Rejection, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
+        around.sheet.count(Counter::Rejected);
         slog::info!(around.log, "a request was refused: {}", rejection.rule.text();
             "rule" => rejection.rule.id(), "source" => rejection.rule.source(), "status" => rejection.status(),
             "remote_addr" => self.peer_text(), "excerpt" => String::from_utf8_lossy(rejection.excerpt.as_bytes()).escape_debug().to_string());

@@ -4,6 +4,7 @@
 //! in their order. Sending never waits: an arbiter that does not read is treated like one that will.
 
 use crate::reactor::{Reactor, Service, lock};
+use rgunicorn_protocol::scoreboard::ServiceState;
 use rgunicorn_protocol::{FromWorker, Received, ToWorker};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,6 +59,7 @@ impl Reactor {
                 if *service == Service::Booting {
                     *service = Service::Serving;
                     drop(service);
+                    self.sheet.set_service(ServiceState::Serving);
                     self.open_listeners();
                 }
             }
@@ -96,6 +98,7 @@ impl Reactor {
             *service = Service::Retiring { deadline: Instant::now() + within };
             was_serving
         };
+        self.sheet.set_service(ServiceState::Retiring);
         if drain_listeners && was_serving {
             self.accept_all();
         }
@@ -116,6 +119,7 @@ impl Reactor {
     /// Ends the worker: every lane leaves at its next look, every connection is closed with the process.
     pub fn finish(&self) {
         *lock(&self.service) = Service::Stopped;
+        self.sheet.set_service(ServiceState::Stopped);
         self.stop_listening();
         self.finished.store(true, Ordering::SeqCst);
         self.lanes.finish();

@@ -7,6 +7,7 @@
 use crate::body::BufferedBody;
 use crate::connection::Connection;
 use crate::hands::Hands;
+use crate::offspring::{Socket, in_child};
 use crate::outbox::{Flushed, OwnedBytes};
 use crate::reactor::{Reactor, lock};
 use crate::sys;
@@ -15,6 +16,7 @@ use rgunicorn_http::{
     write_error,
 };
 use rgunicorn_protocol::ListenerAddress;
+use rgunicorn_protocol::scoreboard::{LaneState, monotonic_coarse_us};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -94,6 +96,8 @@ pub struct Exchange {
     status: u16,
     waited: Duration,
     started: Instant,
+    /// The lane that works on it.
+    lane: Option<usize>,
     /// Streaming: the engine has given the end of the body.
     body_ended: bool,
     continue_pending: bool,
@@ -124,9 +128,45 @@ impl Exchange {
             status: 0,
             waited,
             started: Instant::now(),
+            lane: None,
             body_ended,
             continue_pending,
             overrun: false,
+        }
+    }
+
+    pub(crate) fn set_lane(&mut self, lane: usize) {
+        self.lane = Some(lane);
+    }
+
+    /// The request came on: its `timeout` begins anew.
+    fn note_progress(&self) {
+        if let Some(record) = self.lane.and_then(|lane| self.reactor.sheet.lane(lane)) {
+            record.progress(monotonic_coarse_us());
+        }
+    }
+
+    /// The lane waits for the client, or no longer does.
+    fn note_state(&self, state: LaneState) {
+        if let Some(record) = self.lane.and_then(|lane| self.reactor.sheet.lane(lane)) {
+            record.enter(state);
+        }
+    }
+
+    /// Waits for the client's socket, and says so on the scoreboard meanwhile.
+    fn wait_for_client(&self, socket: &Socket, events: i16, timeout: i32) -> io::Result<bool> {
+        self.note_state(LaneState::Client);
+        let ready = sys::wait_for(socket.as_fd(), events, timeout);
+        self.note_state(LaneState::Application);
+        self.note_progress();
+        ready
+    }
+
+    /// The request is over: its figures go to the scoreboard.
+    fn record(&self, now: Instant) {
+        if !in_child() {
+            let latency = now.saturating_duration_since(self.started);
+            self.reactor.sheet.record(self.status, self.body_sent, latency, self.waited);
         }
     }
 
@@ -336,7 +376,8 @@ impl Exchange {
                     Duration::ZERO => -1,
                     timeout => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
                 };
-                match sys::wait_for(connection.socket.as_fd(), libc::POLLIN, timeout) {
+                let socket = Arc::clone(&connection.socket);
+                match self.wait_for_client(&socket, libc::POLLIN, timeout) {
                     Ok(true) => Ok(0),
                     Ok(false) => {
                         self.stage_broken_after_response();
@@ -559,6 +600,7 @@ impl Exchange {
         };
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         let Some(outbox) = connection.outbox.clone() else { return Ok(()) };
+        let socket = Arc::clone(&connection.socket);
         loop {
             let flushed = {
                 let mut queue = lock(&outbox);
@@ -576,7 +618,7 @@ impl Exchange {
                     return Err(SendError::Gone(error));
                 }
             }
-            match sys::wait_for(connection.socket.as_fd(), libc::POLLOUT, timeout) {
+            match self.wait_for_client(&socket, libc::POLLOUT, timeout) {
                 Ok(true) => {}
                 Ok(false) if timeout >= 0 => {
                     self.stage = Stage::Broken;
@@ -593,6 +635,7 @@ impl Exchange {
 
     /// Sends `self.out`.
     fn transmit(&mut self) -> Result<Flow, SendError> {
+        self.note_progress();
         let out = std::mem::take(&mut self.out);
         let result = self.transmit_raw(&out);
         self.out = out;
@@ -618,6 +661,7 @@ impl Exchange {
 
     /// Sends `self.out` and `data` as one.
     fn transmit_with(&mut self, data: &[u8], owner: Option<&OwnedBytes>) -> Result<Flow, SendError> {
+        self.note_progress();
         let out = std::mem::take(&mut self.out);
         let result = self.transmit_two(&out, data, owner);
         self.out = out;
@@ -745,6 +789,8 @@ impl Exchange {
         let Some(mut connection) = self.connection.take() else {
             return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         };
+        let now = Instant::now();
+        self.record(now);
         let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         match self.stage {
             Stage::Started(_) => {}
@@ -757,7 +803,7 @@ impl Exchange {
                 return finished;
             }
         }
-        let end = connection.engine.end_response(&self.reactor.settings.policy, Instant::now(), &mut self.out);
+        let end = connection.engine.end_response(&self.reactor.settings.policy, now, &mut self.out);
         self.connection = Some(connection);
         let sent = if self.out.is_empty() { Ok(Flow::Go) } else { self.transmit() };
         let Some(connection) = self.connection.take() else { return finished };
@@ -799,6 +845,7 @@ fn gone() -> SendError {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
+            self.record(Instant::now());
             self.reactor.end(connection);
         }
     }

@@ -19,6 +19,7 @@ use crate::token::Source;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use rgunicorn_http::{self as http, Framing, ProxyHeader};
 use rgunicorn_protocol::ListenerAddress;
+use rgunicorn_protocol::scoreboard::Counter;
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -155,7 +156,6 @@ impl Reactor {
             }
             return Err(connection);
         }
-        self.handed_over.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // Closed here without a shutdown: it lives on in the queue.
         self.forget(connection);
         Ok(())
@@ -192,6 +192,7 @@ impl Reactor {
         let now = Instant::now();
         for ((record, bytes), socket) in records.into_iter().zip(fds) {
             let listener = record.listener.and_then(|address| self.listener_number(&address)).unwrap_or(0);
+            self.sheet.count(Counter::TakenOver);
             let token = self.new_token();
             let mut connection = Connection::new(token, socket, record.peer, listener, &self.settings, now);
             connection.engine = http::Connection::adopt(&self.settings.policy, record.fresh, now);

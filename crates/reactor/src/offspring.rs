@@ -4,12 +4,20 @@
 //! (another thread of the parent may have held it), so it is a static array of atomics and nothing else.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// As many fds as the kernel's default fs.nr_open allows a process; the pages of the array exist once they are touched.
 const MOST_FDS: usize = 1 << 20;
 
 static OURS: [AtomicU64; MOST_FDS / 64] = [const { AtomicU64::new(0) }; MOST_FDS / 64];
+
+/// This process is a child of the application's.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process was forked by the application. It shares the scoreboard with the worker, but has no part in it.
+pub(crate) fn in_child() -> bool {
+    IN_CHILD.load(Ordering::Relaxed)
+}
 
 fn word(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
     let fd = usize::try_from(fd).ok()?;
@@ -52,6 +60,7 @@ impl AsRawFd for Socket {
 
 /// Closes all our fds. For a child that the application has just forked, in its only thread. Async-signal-safe.
 pub fn close_in_child() {
+    IN_CHILD.store(true, Ordering::Relaxed);
     for (n, word) in OURS.iter().enumerate() {
         let mut bits = word.load(Ordering::Relaxed);
         while bits != 0 {

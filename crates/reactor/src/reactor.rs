@@ -22,11 +22,12 @@ use crate::table::{Happened, Table};
 use crate::token::{Source, Token};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rgunicorn_protocol::{Channel, ListenerAddress};
+use rgunicorn_protocol::scoreboard::Counter;
+use rgunicorn_protocol::{Channel, ListenerAddress, Sheet};
 use slog::Logger;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub struct Inheritance {
     pub handoff: Option<(OwnedFd, OwnedFd)>,
     /// The worker's end of its channel.
     pub channel: Channel,
+    /// The worker's part of the scoreboard.
+    pub sheet: Arc<Sheet>,
 }
 
 /// See the module.
@@ -75,8 +78,6 @@ pub struct Reactor {
     table: Mutex<Table>,
     pub(crate) listeners: Mutex<Listeners>,
     pub(crate) handoff: Mutex<Option<Handoff>>,
-    /// Connections given to other workers.
-    pub handed_over: AtomicU64,
     /// Whether retirement leaves somebody who takes connections over.
     pub(crate) successors: AtomicBool,
     pub(crate) service: Mutex<Service>,
@@ -95,8 +96,8 @@ pub struct Reactor {
     pub(crate) control: Mutex<crate::control::Control>,
     /// Whether the instance has other workers.
     pub(crate) shares: bool,
-    /// Requests answered by the application since the start.
-    pub requests: AtomicU64,
+    /// The worker's part of the scoreboard.
+    pub sheet: Arc<Sheet>,
     /// See [`ReactorSettings`].
     pub settings: ReactorSettings,
     /// The worker's root logger.
@@ -129,7 +130,7 @@ impl Reactor {
         on_reopen: Box<dyn Fn() + Send>,
         log: Logger,
     ) -> Result<Arc<Reactor>, (Channel, io::Error)> {
-        let Inheritance { listeners, handoff, channel } = inheritance;
+        let Inheritance { listeners, handoff, channel, sheet } = inheritance;
         let (epoll, kick) = match epoll_set(&channel) {
             Ok(made) => made,
             Err(error) => return Err((channel, error)),
@@ -140,7 +141,6 @@ impl Reactor {
             table: Mutex::new(Table::default()),
             listeners: Mutex::new(Listeners::new(listeners)),
             handoff: Mutex::new(handoff.map(|(receive, send)| Handoff::new(receive, send))),
-            handed_over: AtomicU64::new(0),
             successors: AtomicBool::new(false),
             service: Mutex::new(Service::Booting),
             retiring: AtomicBool::new(false),
@@ -153,7 +153,7 @@ impl Reactor {
             channel,
             control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen }),
             shares: settings.shares,
-            requests: AtomicU64::new(0),
+            sheet,
             settings,
             log,
         }))
@@ -318,6 +318,7 @@ impl Reactor {
         Surroundings {
             settings: &self.settings,
             log: &self.log,
+            sheet: &self.sheet,
             retiring: self.retiring.load(Ordering::Relaxed),
             now: Instant::now(),
         }
@@ -364,6 +365,7 @@ impl Reactor {
     pub(crate) fn forget(&self, connection: Box<Connection>) {
         lock(&self.table).leave(connection.token);
         drop(connection);
+        self.sheet.count(Counter::HandedOver);
     }
 
     /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
@@ -424,6 +426,7 @@ impl Reactor {
         };
         sys::end(self.epoll.0.as_fd(), connection.socket.as_fd());
         drop(connection);
+        self.sheet.count(Counter::Closed);
         if left == 0 {
             self.finish_if_retired();
         }
@@ -460,6 +463,7 @@ impl Reactor {
         if !outbox.is_empty() {
             slog::info!(self.log, "a client stopped reading its response and was disconnected";
                 "setting" => "send_timeout");
+            self.sheet.count(Counter::SendTimeouts);
             outbox.shut_down();
         }
     }
@@ -478,6 +482,7 @@ impl Reactor {
         if !self.settings.queue_timeout.is_zero() && waited > self.settings.queue_timeout {
             slog::warn!(self.log, "a request waited too long for a lane and was answered with 503";
                 "setting" => "queue_timeout", "remote_addr" => connection.peer_text());
+            self.sheet.count(Counter::QueueTimeouts);
             let verdict = connection.answer_error(503, hands, &self.surroundings());
             self.follow(verdict, connection);
             return None;
@@ -523,6 +528,7 @@ impl Reactor {
         if peer.is_some() {
             sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         }
+        self.sheet.count(Counter::Accepted);
         let token = self.new_token();
         let connection = Connection::new(token, socket, peer, listener, &self.settings, Instant::now());
         self.admit(Box::new(connection), Happened::default());
@@ -545,6 +551,7 @@ impl Reactor {
         {
             slog::error!(self.log, "a connection could not be watched and was closed"; "error" => %error);
             lock(&self.table).leave(token);
+            self.sheet.count(Counter::Closed);
         }
     }
 
@@ -564,19 +571,35 @@ impl Reactor {
         lock(&self.table).len()
     }
 
-    /// The leading lane enters the application.
-    pub fn enter_application(&self) -> Instant {
+    /// Lane `lane` exists, and is the calling thread.
+    pub fn join(&self, lane: usize) {
+        self.lanes.join(lane);
+        if let Some(record) = self.sheet.lane(lane) {
+            record.join();
+        }
+    }
+
+    /// The leading lane enters the application with a request.
+    pub fn enter_application(&self, lane: usize, exchange: &mut Exchange) -> Instant {
+        if let Some(record) = self.sheet.lane(lane) {
+            let (head, bytes) = (exchange.head(), exchange.bytes());
+            let since = self.sheet.microseconds(exchange.started());
+            record.begin(since, head.method_span.of(bytes), head.target.of(bytes));
+        }
+        exchange.set_lane(lane);
         self.lanes.enter();
         if self.standby_parked.load(Ordering::SeqCst) {
             self.wake_standby();
         }
-        Instant::now()
+        exchange.started()
     }
 
     /// Lane `lane` is back from the application, which it entered at `since`.
     pub fn leave_application(&self, lane: usize, since: Instant) -> Role {
+        if let Some(record) = self.sheet.lane(lane) {
+            record.end();
+        }
         let role = self.lanes.leave(lane, since.elapsed());
-        self.requests.fetch_add(1, Ordering::Relaxed);
         if role == Role::Lead && self.standby_in_charge.load(Ordering::SeqCst) {
             self.kick();
         }

@@ -2,7 +2,7 @@
 
 use crate::body::Spool;
 use rgunicorn_http::{HeaderMap, IpSet, Policy, ProxyProtocol, Trust};
-use rgunicorn_protocol::WorkerSettings;
+use rgunicorn_protocol::{Sheet, WorkerSettings};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,11 +40,11 @@ pub fn seconds(seconds: f64) -> Duration {
 }
 
 impl ReactorSettings {
-    /// Parses what the arbiter sent.
+    /// Parses what the arbiter sent. Spooled bodies are accounted for on `sheet`.
     ///
     /// # Errors
     /// A sentence that names the setting. The arbiter has checked the same values, so this is a version skew.
-    pub fn new(settings: &WorkerSettings) -> Result<ReactorSettings, String> {
+    pub fn new(settings: &WorkerSettings, sheet: &Arc<Sheet>) -> Result<ReactorSettings, String> {
         let policy = Policy {
             limit_request_line: settings.limit_request_line as usize,
             limit_request_fields: settings.limit_request_fields as usize,
@@ -86,7 +86,7 @@ impl ReactorSettings {
             send_timeout: seconds(settings.send_timeout),
             queue_timeout: seconds(settings.queue_timeout),
             request_buffering: settings.request_buffering,
-            spool: Spool::new(settings.spool_limit, settings.request_buffer),
+            spool: Spool::new(Arc::clone(sheet), settings.spool_limit, settings.request_buffer),
             response_buffer: usize::try_from(settings.response_buffer).unwrap_or(usize::MAX),
             health_path: settings.health_path.clone().into_bytes(),
             shares: settings.workers > 1,

@@ -6,7 +6,8 @@
 
 use crate::application::{self, Application};
 use crate::fork::{Role, fork_worker};
-use crate::{identity, signals, worker};
+use crate::worker::{self, Place};
+use crate::{identity, signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pyo3::prelude::*;
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Received, ToWorker, VERSION, WorkerSettings};
@@ -113,12 +114,12 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
 fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
     while let Some((message, mut fds)) = next_message(py, &channel) {
         match message {
-            ToWorker::Fork { slot, worker } => {
+            ToWorker::Fork { slot, worker, sheet } => {
                 let Some(fd) = fds.pop() else { continue };
                 match fork_worker(py) {
                     Role::Worker => {
                         drop(channel);
-                        return worker::run(py, mold, Channel::adopt(fd), slot, worker);
+                        return worker::run(py, mold, Channel::adopt(fd), Place { slot, worker, sheet });
                     }
                     Role::Mold(Ok(())) => {}
                     Role::Mold(Err(reason)) => {

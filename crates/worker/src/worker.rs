@@ -5,18 +5,29 @@ use crate::mold::{Mold, say_hello};
 use crate::{application, drivers, identity, offspring, signals};
 use pyo3::prelude::*;
 use rgunicorn_log::{Log, Process};
-use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker};
+use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt};
 use rgunicorn_reactor::{Inheritance, Reactor, ReactorSettings, seconds};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// Exit status of a worker that could not boot; the reason went to the arbiter before.
 const CANNOT_BOOT: i32 = 3;
 
+/// What the arbiter says of a worker when it orders the fork.
+pub(crate) struct Place {
+    /// The slot that the worker fills.
+    pub(crate) slot: u32,
+    /// Its serial number.
+    pub(crate) worker: u64,
+    /// Its part of the scoreboard.
+    pub(crate) sheet: Option<SheetAt>,
+}
+
 /// Runs a freshly forked worker to its end. Returns the exit status.
-pub(crate) fn run(py: Python<'_>, mold: Mold, channel: Channel, slot: u32, worker: u64) -> i32 {
+pub(crate) fn run(py: Python<'_>, mold: Mold, channel: Channel, place: Place) -> i32 {
     identity::set_title(&mold.settings, "worker");
-    say_hello(py, &channel, worker);
-    match boot(py, mold, channel, slot) {
+    say_hello(py, &channel, place.worker);
+    match boot(py, mold, channel, &place) {
         Ok(booted) => booted.serve(py),
         Err((channel, fault)) => {
             let _ = channel.send(&FromWorker::BootFault(fault), &[]);
@@ -35,9 +46,9 @@ fn machine_fault(message: String) -> BootFault {
     BootFault { kind: BootFaultKind::Environment, message, traceback: None }
 }
 
-fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Booted, (Channel, BootFault)> {
+fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<Booted, (Channel, BootFault)> {
     let Mold { settings, fds, application } = mold;
-    let process = Process::Worker { generation: settings.generation, slot };
+    let process = Process::Worker { generation: settings.generation, slot: place.slot };
     let log = match Log::open(&settings.log, process) {
         Ok(log) => Arc::new(log),
         Err(error) => return Err((channel, machine_fault(format!("the worker cannot log: {error}")))),
@@ -46,15 +57,21 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
         Ok(application) => application,
         Err(fault) => return Err((channel, fault)),
     };
-    let reactor_settings = match ReactorSettings::new(&settings) {
-        Ok(reactor_settings) => reactor_settings,
-        Err(message) => return Err((channel, machine_fault(message))),
-    };
     let mut fds = fds.into_iter();
     // The addresses first: a zip that ends with its second half would have taken one fd too many.
     let addresses = settings.listeners.iter().cloned();
     let listeners = addresses.zip(fds.by_ref()).map(|(address, fd)| (fd, address)).collect();
     let handoff = if settings.handoff { fds.next().zip(fds.next()) } else { None };
+    let scoreboard = if settings.scoreboard { fds.next() } else { None };
+    let lanes = drivers::threads::lanes(&settings);
+    let sheet = match open_sheet(scoreboard, place, lanes, &log) {
+        Ok(sheet) => Arc::new(sheet),
+        Err(error) => return Err((channel, machine_fault(format!("the worker cannot map its memory: {error}")))),
+    };
+    let reactor_settings = match ReactorSettings::new(&settings, &sheet) {
+        Ok(reactor_settings) => reactor_settings,
+        Err(message) => return Err((channel, machine_fault(message))),
+    };
     let reopened = Arc::clone(&log);
     let reopen = Box::new(move || {
         if let Err(error) = reopened.reopen() {
@@ -65,8 +82,8 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
     let logger = log.logger();
     let reactor = Reactor::new(
         reactor_settings,
-        Inheritance { listeners, handoff, channel },
-        drivers::threads::lanes(&settings),
+        Inheritance { listeners, handoff, channel, sheet },
+        lanes,
         seconds(settings.graceful_timeout),
         reopen,
         logger.clone(),
@@ -80,6 +97,22 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, slot: u32) -> Result<Boote
         }
     };
     Ok(Booted { reactor, bridge, settings })
+}
+
+/// The worker's sheet of the scoreboard. One that cannot be had is replaced by memory that nobody else sees: the worker
+/// serves, and its figures are missing.
+fn open_sheet(scoreboard: Option<OwnedFd>, place: &Place, lanes: usize, log: &Log) -> std::io::Result<Sheet> {
+    let sheet = match scoreboard.zip(place.sheet).map(|(file, at)| Sheet::open(file.as_fd(), at)) {
+        Some(Ok(sheet)) => sheet,
+        Some(Err(error)) => {
+            slog::warn!(log.logger(), "the scoreboard cannot be mapped; this worker is missing from the figures";
+                "error" => %error);
+            Sheet::private(u32::try_from(lanes).unwrap_or(1))?
+        }
+        None => Sheet::private(u32::try_from(lanes).unwrap_or(1))?,
+    };
+    sheet.sign();
+    Ok(sheet)
 }
 
 impl Booted {

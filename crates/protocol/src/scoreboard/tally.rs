@@ -113,7 +113,11 @@ impl SharedTally {
 
     /// Adds another one's figures, all of them.
     pub(super) fn carry(&self, other: &Tally) {
-        let groups = [(&self.counters[..], &other.counters[..]), (&self.latency, &other.latency.0), (&self.queue, &other.queue.0)];
+        let groups = [
+            (&self.counters[..], &other.counters[..]),
+            (&self.latency, &other.latency.0),
+            (&self.queue, &other.queue.0),
+        ];
         for (mine, theirs) in groups {
             for (sum, n) in mine.iter().zip(theirs) {
                 // The arbiter is the only writer of what it carries to.

@@ -1,6 +1,6 @@
 //! A worker without Python: a reactor whose lanes run Rust closures, and clients on real sockets.
 
-use rgunicorn_protocol::{Channel, FromWorker, ListenerAddress, Received, ToWorker, WorkerSettings};
+use rgunicorn_protocol::{Channel, FromWorker, ListenerAddress, Received, Sheet, ToWorker, WorkerSettings};
 use rgunicorn_reactor::{Exchange, Hands, Inheritance, Next, Reactor, ReactorSettings, Role};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -52,13 +52,15 @@ impl Instance {
     pub(crate) fn worker(&self, settings: &WorkerSettings, lanes: usize, application: Application) -> Worker {
         let (ours, theirs) = Channel::pair().unwrap();
         let clone = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned().unwrap();
+        let sheet = Arc::new(Sheet::private(lanes as u32).unwrap());
         let inheritance = Inheritance {
             listeners: vec![(clone(&self.listener), ListenerAddress::Tcp { address: self.address })],
             handoff: Some((clone(&self.handoff.0), clone(&self.handoff.1))),
             channel: theirs,
+            sheet: Arc::clone(&sheet),
         };
         let reactor = Reactor::new(
-            ReactorSettings::new(settings).unwrap(),
+            ReactorSettings::new(settings, &sheet).unwrap(),
             inheritance,
             lanes,
             Duration::from_secs(30),
@@ -90,14 +92,14 @@ fn run_lane(reactor: &Arc<Reactor>, lane: usize, application: &Application) {
             return true;
         }
     };
-    reactor.lanes.join(lane);
+    reactor.join(lane);
     if lane != 0 && !idle(reactor) {
         return;
     }
     loop {
         match reactor.next(&mut hands) {
             Next::Exchange(mut exchange) => {
-                let since = reactor.enter_application();
+                let since = reactor.enter_application(lane, &mut exchange);
                 application(&mut exchange, &mut hands);
                 exchange.finish(&mut hands);
                 if reactor.leave_application(lane, since) == Role::Idle && !idle(reactor) {

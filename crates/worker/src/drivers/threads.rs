@@ -46,7 +46,7 @@ pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, se
     });
     let count = reactor.lanes.count();
     if count == 1 {
-        reactor.lanes.join(0);
+        reactor.join(0);
         pool.run_lane(py, 0);
     } else if let Err(error) = run_threads(py, &pool, count) {
         slog::crit!(reactor.log, "the worker's threads cannot be started; lower `threads` or raise TasksMax= of the unit";
@@ -102,7 +102,7 @@ impl Pool {
     fn run_lane(&self, py: Python<'_>, number: usize) {
         let (reactor, lane) = (&self.reactor, Arc::new(Lane::new()));
         if reactor.lanes.count() > 1 {
-            reactor.lanes.join(number);
+            reactor.join(number);
             if number != 0 && !self.idle(py, number) {
                 return;
             }
@@ -110,8 +110,8 @@ impl Pool {
         let mut contended = 0_u32;
         loop {
             match lane.with_hands(|hands| reactor.next(hands)) {
-                Next::Exchange(exchange) => {
-                    let since = reactor.enter_application();
+                Next::Exchange(mut exchange) => {
+                    let since = reactor.enter_application(number, &mut exchange);
                     let served = self.bridge.serve(py, &lane, exchange);
                     let role = reactor.leave_application(number, since);
                     self.recycling.count(reactor);
