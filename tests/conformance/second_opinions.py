@@ -143,3 +143,9 @@ def unescape(text):
         else:
             out += match["plain"].encode()
     return out
+
+
+def statuses():
+    """The status of each rule, by its id, as the reference page says (a Rust test keeps it true)."""
+    page = (ROOT / "docs/http-rules.md").read_text()
+    return {match[1]: int(match[2]) for match in re.finditer(r"^\| `([a-z0-9-]+)` \| (\d{3}) \|", page, re.MULTILINE)}
