@@ -1,7 +1,7 @@
 //! Executing the application's interpreter, which becomes a mold.
 //!
 //! Owns fork, exec and what the child inherits: fd [`CHANNEL_FD`] and standard input, output and error, default signal
-//! dispositions, an empty mask, the environment without what systemd meant for the arbiter. Knows nothing of what the
+//! dispositions, the signals blocked that it is told by channel, the environment without what systemd meant for the arbiter. Knows nothing of what the
 //! mold does then. Invariant: the arbiter waits for nothing; an exec that fails (or hangs on a dead network file system)
 //! is the child's affair, which says so on the channel like any other boot fault.
 
@@ -90,13 +90,32 @@ fn execute(python: &CString, arguments: &[CString], environment: &[CString], cha
         // SAFETY: close_range(2) only sets flags here; on a kernel without it (before 5.11) our own fds are CLOEXEC anyway.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
     }
-    if let Err(errno) = signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None) {
+    // `systemctl kill -s HUP` reaches the interpreter before the worker module can install its handlers. Blocked until
+    // then, which the mask keeps over exec, nothing of that kind kills it; the module takes the mask away.
+    if let Err(errno) = signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&told_by_channel()), None) {
         return errno;
     }
     match nix::unistd::execve(python, arguments, environment) {
         Ok(never) => match never {},
         Err(errno) => errno,
     }
+}
+
+/// The signals that molds and workers do not obey (see the worker's `signals`).
+fn told_by_channel() -> SigSet {
+    [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGWINCH,
+    ]
+    .into_iter()
+    .collect()
 }
 
 /// The arbiter's environment without what is the arbiter's alone, then `env_file` and `raw_env`: variables such as

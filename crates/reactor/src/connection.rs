@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that a lingering close reads and forgets before it gives up on a client that goes on sending.
 const LINGER_BYTES: usize = 1 << 20;
+/// How long a client that was accepted while the worker leaves may take to begin its request.
+const BEGIN_WITHIN: Duration = Duration::from_secs(1);
 /// Seconds after which a client that was refused for want of room may try again.
 const RETRY_AFTER: u32 = 1;
 /// Reads in one turn, so that one fast client does not hold the thread.
@@ -64,6 +66,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) sheet: &'a Sheet,
     /// The worker retires: no connection stays once it is idle.
     pub(crate) retiring: bool,
+    /// It retires, and nobody takes its connections over.
+    pub(crate) alone: bool,
     pub(crate) now: Instant,
 }
 
@@ -102,6 +106,8 @@ pub(crate) struct Connection {
     pub(crate) fresh: bool,
     /// How long its request has waited with the worker that handed it over.
     pub(crate) waited_before: Duration,
+    /// While the worker leaves: how long its first request is waited for.
+    begin_until: Option<Instant>,
     /// When the request was complete: its queue time runs from here.
     pub(crate) complete: Option<Instant>,
 }
@@ -134,6 +140,7 @@ impl Connection {
             hung_up: false,
             client_closes: false,
             continued: false,
+            begin_until: None,
             fresh: true,
             waited_before: Duration::ZERO,
             complete: None,
@@ -143,7 +150,9 @@ impl Connection {
     /// When somebody must look at the connection though nothing happened.
     pub(crate) fn deadline(&self, settings: &ReactorSettings) -> Option<Instant> {
         match &self.phase {
-            Phase::Receiving => self.engine.deadline(),
+            Phase::Receiving => {
+                [self.engine.deadline(), self.begin_until.filter(|_| self.is_idle())].into_iter().flatten().min()
+            }
             Phase::Answering => {
                 self.complete.filter(|_| !settings.queue_timeout.is_zero()).map(|at| at + settings.queue_timeout)
             }
@@ -164,7 +173,7 @@ impl Connection {
 
     /// Goes as far as it can.
     pub(crate) fn advance(&mut self, happened: Happened, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
-        self.readable |= happened.readable || happened.gone;
+        self.readable |= happened.readable || happened.gone || happened.review && around.alone;
         self.hung_up |= happened.hung_up || happened.gone;
         if happened.expired {
             match self.expire(hands, around) {
@@ -188,6 +197,7 @@ impl Connection {
     fn expire(&mut self, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         match self.phase {
             Phase::Receiving => match self.engine.handle_timeout(around.now) {
+                // The moment of `may_still_begin` may be over; that is looked at next.
                 Expired::NotYet => Verdict::Keep,
                 Expired::Close => Verdict::End,
                 Expired::Rejected(rejection) => self.reject(&rejection, hands, around),
@@ -211,7 +221,9 @@ impl Connection {
                     verdict => return verdict,
                 }
             }
-            if around.retiring && self.is_idle() {
+            // Without successors a request that has arrived unread would be lost with the connection.
+            let unheard = around.alone && self.readable;
+            if around.retiring && self.is_idle() && !unheard && !self.may_still_begin(around) {
                 return Verdict::Leave;
             }
             if !self.readable {
@@ -230,6 +242,16 @@ impl Connection {
             }
         }
         Verdict::Keep
+    }
+
+    /// A connection that was accepted just before a stop: its client was let in and has not been heard yet. It is read
+    /// from at least once, and then has a moment to begin. (With successors it is they who hear it.)
+    fn may_still_begin(&mut self, around: &Surroundings<'_>) -> bool {
+        if !self.fresh || !around.alone {
+            return false;
+        }
+        let until = *self.begin_until.get_or_insert(around.now + BEGIN_WITHIN);
+        around.now < until
     }
 
     /// Asks the engine about what has arrived until it wants more or a request is complete.

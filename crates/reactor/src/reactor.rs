@@ -320,6 +320,7 @@ impl Reactor {
             log: &self.log,
             sheet: &self.sheet,
             retiring: self.retiring.load(Ordering::Relaxed),
+            alone: self.retires_alone(),
             now: Instant::now(),
         }
     }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long a lane may be in one call before the standby takes over, and how often that is looked at.
 const TICK: Duration = Duration::from_millis(1);
+/// How long lanes may take to come back when the worker is done.
+const LEAVE_WITHIN: Duration = Duration::from_millis(100);
 /// While in charge: how often connections that wait are accepted, though other workers may be about to.
 const ACCEPT_EVERY: Duration = Duration::from_millis(10);
 
@@ -61,6 +63,22 @@ impl Reactor {
                 self.standby_parked.store(false, Ordering::SeqCst);
             }
             before = self.lanes.watch();
+        }
+        self.end_process_if_stuck();
+    }
+
+    /// The worker is done: the deadline of its retirement has passed, or it was told to stop at once. Lanes that come
+    /// back leave by themselves and the interpreter is ended in order; one that stays inside the application would keep
+    /// the process until it is killed.
+    fn end_process_if_stuck(&self) {
+        let until = Instant::now() + LEAVE_WITHIN;
+        while self.lanes.inside() > 0 {
+            if Instant::now() >= until {
+                slog::warn!(self.log, "The worker leaves, though the application has not come back from its requests";
+                    "requests" => self.lanes.inside());
+                crate::sys::end_process();
+            }
+            std::thread::park_timeout(TICK);
         }
     }
 

@@ -21,13 +21,15 @@ const IGNORED: [Signal; 9] = [
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// Installs the empty handlers.
+/// Installs the empty handlers, and takes away the mask under which the arbiter has started this process: until now any
+/// of these signals would have ended it.
 pub(crate) fn ignore() {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
     for signal in IGNORED {
         // SAFETY: the handler does nothing, so it is async-signal-safe.
         let _ = unsafe { sigaction(signal, &action) };
     }
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
 /// Gives a child that the application forked the defaults back, where our empty handler still stands.

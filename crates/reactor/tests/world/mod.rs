@@ -1,12 +1,12 @@
 //! A worker without Python: a reactor whose lanes run Rust closures, and clients on real sockets.
 
-use rgunicorn_protocol::{Channel, FromWorker, ListenerAddress, Received, Sheet, ToWorker, WorkerSettings};
+use rgunicorn_protocol::{Channel, ListenerAddress, Sheet, ToWorker, WorkerSettings};
 use rgunicorn_reactor::{Exchange, Hands, Inheritance, Next, Reactor, ReactorSettings, Role};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest that anything here is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -126,19 +126,6 @@ impl Worker {
     pub(crate) fn retire(&self, within: Duration, successors: bool) {
         let deadline_ms = within.as_millis() as u64;
         self.channel.send(&ToWorker::Retire { deadline_ms, successors, drain_listeners: false }, &[]).unwrap();
-    }
-
-    /// The next thing that the worker says.
-    pub(crate) fn hear(&self) -> FromWorker {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            match self.channel.receive().unwrap() {
-                Received::Message(message, _) => return message,
-                Received::Empty => std::thread::yield_now(),
-                other => panic!("{other:?}"),
-            }
-        }
-        panic!("the worker said nothing");
     }
 
     /// Waits until every lane has left.
