@@ -100,8 +100,36 @@ pub struct Exchange {
     lane: Option<usize>,
     /// Streaming: the engine has given the end of the body.
     body_ended: bool,
+    /// Streaming: body bytes that the engine has given and the application has not read.
+    ready: Ready,
     continue_pending: bool,
     overrun: bool,
+}
+
+/// Body bytes at the beginning of a connection's unconsumed input.
+#[derive(Debug, Default)]
+struct Ready {
+    left: usize,
+    /// Framing behind them.
+    behind: usize,
+}
+
+impl Ready {
+    fn take(&mut self, connection: &mut Connection, into: &mut [u8]) -> usize {
+        let n = self.left.min(into.len());
+        into[..n].copy_from_slice(&connection.input[connection.start..connection.start + n]);
+        connection.start += n;
+        self.left -= n;
+        if self.left == 0 {
+            connection.start += std::mem::take(&mut self.behind);
+        }
+        n
+    }
+
+    /// Passes over what the application did not read.
+    fn pass_over(&mut self, connection: &mut Connection) {
+        connection.start += std::mem::take(&mut self.left) + std::mem::take(&mut self.behind);
+    }
 }
 
 impl std::fmt::Debug for Exchange {
@@ -130,6 +158,7 @@ impl Exchange {
             started: Instant::now(),
             lane: None,
             body_ended,
+            ready: Ready::default(),
             continue_pending,
             overrun: false,
         }
@@ -311,56 +340,41 @@ impl Exchange {
     /// One step of a streamed body: what is here, or one wait for more. `Ok(0)`: look again.
     fn read_stream(&mut self, into: &mut [u8], hands: &mut Hands) -> Result<usize, BodyError> {
         let Some(connection) = self.connection.as_mut() else { return Err(BodyError::Truncated) };
+        if self.ready.left > 0 {
+            return Ok(self.ready.take(connection, into));
+        }
         let settings = &self.reactor.settings;
-        if connection.unread() > 0 {
-            let mut head = hands.head();
-            let input = &connection.input[connection.start..];
-            // Never more than the reader has room for: what the engine gives must be taken.
-            let input = &input[..input.len().min(into.len())];
-            let step =
-                connection.engine.handle_input(&settings.policy, connection.trust, input, &mut head, Instant::now());
-            hands.keep_head(head);
-            match step {
-                Step::Data { consumed, data } => {
-                    let n = data.len();
-                    into[..n].copy_from_slice(&input[data]);
-                    connection.start += consumed;
-                    return Ok(n);
-                }
-                Step::End { consumed } => {
-                    connection.start += consumed;
-                    self.body_ended = true;
-                    return Ok(0);
-                }
-                Step::Skip { consumed } => {
-                    connection.start += consumed;
-                    return Ok(0);
-                }
-                Step::Rejected(rejection) => {
-                    self.stage_broken_after_response();
-                    return Err(BodyError::Rejected(rejection.rule.text()));
-                }
-                Step::Closed | Step::Switched | Step::Request { .. } | Step::Proxied { .. } => {
-                    return Err(BodyError::Truncated);
-                }
-                // A chunk-size line may be longer than the reader's room.
-                Step::NeedMore | Step::Wait if input.len() < connection.unread() => {
-                    let mut wider = vec![0; into.len() * 2 + 64];
-                    let n = self.read_stream(&mut wider, hands)?;
-                    // The wider read gave data only if it fits; keep what does not for the next call.
-                    let fits = n.min(into.len());
-                    into[..fits].copy_from_slice(&wider[..fits]);
-                    if n > fits
-                        && let Some(connection) = self.connection.as_mut()
-                    {
-                        let mut rest = BufferedBody::new(None, &self.reactor.settings.spool);
-                        let _ = rest.append(&wider[fits..n], &self.reactor.settings.spool);
-                        connection.body = Some(Box::new(rest));
-                    }
-                    return Ok(fits);
-                }
-                Step::NeedMore | Step::Wait => {}
+        let mut head = hands.head();
+        let input = &connection.input[connection.start..];
+        let step = connection.engine.handle_input(&settings.policy, connection.trust, input, &mut head, Instant::now());
+        hands.keep_head(head);
+        match step {
+            Step::Data { consumed, data } => {
+                connection.start += data.start;
+                self.ready = Ready { left: data.len(), behind: consumed - data.end };
+                return Ok(self.ready.take(connection, into));
             }
+            Step::End { consumed } => {
+                connection.start += consumed;
+                self.body_ended = true;
+                return Ok(0);
+            }
+            Step::Skip { consumed } => {
+                connection.start += consumed;
+                return Ok(0);
+            }
+            Step::Wait => {
+                self.body_ended = true;
+                return Ok(0);
+            }
+            Step::Rejected(rejection) => {
+                self.stage_broken_after_response();
+                return Err(BodyError::Rejected(rejection.rule.text()));
+            }
+            Step::Closed | Step::Switched | Step::Request { .. } | Step::Proxied { .. } => {
+                return Err(BodyError::Truncated);
+            }
+            Step::NeedMore => {}
         }
         connection.make_room(hands);
         // What is left unread here is not announced again.
@@ -792,6 +806,7 @@ impl Exchange {
         let now = Instant::now();
         self.record(now);
         let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
+        self.ready.pass_over(&mut connection);
         match self.stage {
             Stage::Started(_) => {}
             Stage::Failed => {
