@@ -72,7 +72,9 @@ impl ConnectionSocket {
             Some(made) => made.into_bound(py),
             None => {
                 let made = self.make(py)?;
-                *lock(&self.made) = Some(made.clone().unbind());
+                // Let go behind the lock: another thread's may be closed by that.
+                let other = lock(&self.made).replace(made.clone().unbind());
+                drop(other);
                 made
             }
         };
