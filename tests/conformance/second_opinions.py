@@ -1,13 +1,20 @@
 """Other parsers of HTTP/1.1, and the engine, each as a function from a stream of bytes to what it frames.
 
-The engine is asked through `cargo run --example frame`, so nothing is served and no socket is opened.
+The engine is asked through `cargo run --example frame`, so that nothing is served and no socket is opened; so are h11
+and Gunicorn's parser. nginx has to be run.
 """
 
+import contextlib
 import json
 import re
+import socket
+import socketserver
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from harness.nginx import Nginx
 
 ROOT = Path(__file__).resolve().parents[2]
 TRANSCRIPTS = ROOT / "crates/http/tests/transcripts"
@@ -149,3 +156,57 @@ def statuses():
     """The status of each rule, by its id, as the reference page says (a Rust test keeps it true)."""
     page = (ROOT / "docs/http-rules.md").read_text()
     return {match[1]: int(match[2]) for match in re.finditer(r"^\| `([a-z0-9-]+)` \| (\d{3}) \|", page, re.MULTILINE)}
+
+
+class BodyEcho(socketserver.StreamRequestHandler):
+    """What stands behind a proxy: it answers with the body that the proxy read, in hexadecimal."""
+
+    def handle(self):
+        while True:
+            length = None
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            if not line:
+                return
+            answer = self.rfile.read(length or 0).hex().encode()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+
+
+class Upstream(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+@contextlib.contextmanager
+def nginx_opinions(directory):
+    """nginx's opinion: a function that plays a stream to an nginx that passes whole requests on."""
+    path = str(directory / "upstream.sock")
+    # A client that has sent FIN still gets its answer.
+    patient = "proxy_ignore_client_abort on; proxy_request_buffering on;"
+    with Upstream(path, BodyEcho) as upstream:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        try:
+            with Nginx(directory / "nginx", path, patient) as nginx:
+                yield lambda stream: through_proxy(nginx.address, stream)
+        finally:
+            upstream.shutdown()
+
+
+def through_proxy(address, stream):
+    """The opinion of the proxy at this address, from its answers. Only bodies are known, of GET and the like none."""
+    opinion = Opinion()
+    received = b""
+    with socket.create_connection(address, 10) as client:
+        client.sendall(stream)
+        client.shutdown(socket.SHUT_WR)
+        # A reset ends it as well: the proxy had refused the rest.
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.recv(65536):
+                received += data
+    for status, head, body in re.findall(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n((?:[^\r]+\r\n)*)\r\n([0-9a-f]*)", received):
+        if status == b"200":
+            opinion.messages.append(bytes.fromhex(body.decode()) if b"ontent-Length: 0\r" not in head else b"")
+        elif status != b"100":
+            opinion.refused = status.decode()
+    return opinion

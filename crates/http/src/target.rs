@@ -1,8 +1,8 @@
 //! Request targets and authorities (RFC 9112 section 3.2, RFC 3986): which form, which part is the path.
 //!
 //! Percent-encoding is not judged: the raw target is kept as it came, a `%` that begins no escape stays a `%`, `%00`
-//! and `%2F` are the application's business. Refusing them would break clients that Gunicorn and nginx serve, and none
-//! of them changes where a request ends.
+//! and `%2F` are the application's business. Refusing them would break clients that Gunicorn serves (nginx refuses `%00`
+//! and broken escapes in front of us), and none of them changes where a request ends.
 
 use crate::rules::Rule;
 use std::net::Ipv6Addr;

@@ -15,7 +15,7 @@ text, and the connection is closed; the log gets one line with the rule's id and
 is an RFC and its section, or the setting that makes it.
 
 What is deliberately *not* refused: a request target keeps its percent-encoding as it was sent, and a `%` that begins
-no escape, `%00` or `%2F` are the application's business, as they are with Gunicorn and nginx. A higher minor version
+no escape, `%00` or `%2F` are the application's business, as they are with Gunicorn. A higher minor version
 than HTTP/1.1 is served as HTTP/1.1. An `Upgrade` that nobody takes is ignored. Trailers are checked and dropped.
 
 | rule | status | what is wrong | source |
