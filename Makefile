@@ -10,7 +10,7 @@ DEMO    := .cache/demo
 # More for pytest: make test PYTEST_ARGS='tests/lifecycle -k respawn'
 PYTEST_ARGS ?=
 
-.PHONY: help build demo test test-rust test-system deb bench lint clean
+.PHONY: help build demo test test-rust test-system deb bench fuzz lint clean
 
 help:
 	@echo 'make demo    build, then serve examples/ on http://127.0.0.1:8000'
@@ -18,6 +18,7 @@ help:
 	@echo 'make build   $(BIN) and its worker module'
 	@echo 'make deb     dist/rgunicorn_VERSION_ARCH.deb'
 	@echo 'make bench   processor time per request, beside other servers'
+	@echo 'make fuzz    ten minutes of libFuzzer for each target'
 	@echo 'make lint    formatting and lints'
 
 # The binary looks for the worker module beside itself, so nothing has to be installed.
@@ -61,6 +62,11 @@ deb: build
 bench: build
 	@test -x benches/run || { echo 'there is no benches/run yet' >&2; exit 1; }
 	benches/run
+
+# Ten minutes for each target, or: fuzz/run SECONDS TARGET
+fuzz:
+	@.ci/require g++=g++
+	fuzz/run 600
 
 lint:
 	cargo fmt --all --check
