@@ -70,6 +70,8 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
             return Ok(Exit::Failure);
         }
     };
+    // A reload may open other logs; nothing here keeps the first ones open.
+    drop(logger);
     raise_fd_limit();
     let listeners = Listeners::adopt(activated);
     let source = Source::Serve { invocation, first: Some(Box::new(settings)) };
