@@ -111,8 +111,11 @@ impl Reactor {
 
     /// Ends the worker once the last connection has gone.
     pub(crate) fn finish_if_retired(&self) {
-        if self.retiring.load(Ordering::SeqCst) && self.connections() == 0 {
-            self.finish();
+        if self.retiring.load(Ordering::SeqCst) {
+            let _none_arrives = lock(&self.arrival);
+            if self.connections() == 0 {
+                self.finish();
+            }
         }
     }
 

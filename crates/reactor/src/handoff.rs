@@ -25,6 +25,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The record's form. A taker of another form ends the connection, which only an upgrade that changes it could cause.
@@ -163,23 +164,29 @@ impl Reactor {
 
     /// Takes what waits in the handoff: one datagram, so that idle workers share.
     pub(crate) fn take_over(self: &Arc<Self>) {
-        let received = {
-            let handoff = lock(&self.handoff);
-            match handoff.as_ref() {
+        let error = {
+            let _arrives = lock(&self.arrival);
+            if self.finished.load(Ordering::SeqCst) {
+                return;
+            }
+            let received = match lock(&self.handoff).as_ref() {
                 Some(handoff) => receive(handoff),
                 None => return,
+            };
+            match received {
+                Ok((datagram, fds)) => return self.adopt(&datagram, fds),
+                Err(error) => error,
             }
         };
-        match received {
-            Ok((datagram, fds)) => self.adopt(&datagram, fds),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+        match error {
+            error if error.kind() == io::ErrorKind::WouldBlock => {}
+            error if error.raw_os_error() == Some(libc::EMFILE) => {
                 if !self.end_an_idle_connection() {
                     slog::warn!(self.log, "no fd is left to take a waiting connection over; raise LimitNOFILE= of the \
                         unit (or ulimit -n)"; "connections" => self.connections());
                 }
             }
-            Err(error) => slog::error!(self.log, "the handoff cannot be read"; "error" => %error),
+            error => slog::error!(self.log, "the handoff cannot be read"; "error" => %error),
         }
     }
 

@@ -160,20 +160,24 @@ impl Reactor {
         if !matches!(*lock(&self.service), Service::Serving | Service::Retiring { .. }) {
             return false;
         }
-        let accepted = {
-            let listeners = lock(&self.listeners);
-            match listeners.all.get(n as usize) {
+        let error = {
+            let _arrives = lock(&self.arrival);
+            if self.finished.load(Ordering::SeqCst) {
+                return false;
+            }
+            let accepted = match lock(&self.listeners).all.get(n as usize) {
                 Some(listener) => sys::accept(listener.fd.as_fd()),
                 None => return false,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    self.enter(socket, peer, n);
+                    return true;
+                }
+                Err(error) => error,
             }
         };
-        match accepted {
-            Ok((socket, peer)) => {
-                self.enter(socket, peer, n);
-                true
-            }
-            Err(error) => self.accept_failed(n, &error),
-        }
+        self.accept_failed(n, &error)
     }
 
     fn accept_failed(self: &Arc<Self>, n: u32, error: &io::Error) -> bool {

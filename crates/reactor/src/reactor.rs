@@ -80,6 +80,9 @@ pub struct Reactor {
     pub(crate) handoff: Mutex<Option<Handoff>>,
     /// Whether retirement leaves somebody who takes connections over.
     pub(crate) successors: AtomicBool,
+    /// Held from the moment that a connection is this process's until it is in the table, and while the worker decides
+    /// that it has none left and ends: otherwise one that another thread has just accepted would end with it.
+    pub(crate) arrival: Mutex<()>,
     pub(crate) service: Mutex<Service>,
     pub(crate) retiring: AtomicBool,
     pub(crate) finished: AtomicBool,
@@ -142,6 +145,7 @@ impl Reactor {
             listeners: Mutex::new(Listeners::new(listeners)),
             handoff: Mutex::new(handoff.map(|(receive, send)| Handoff::new(receive, send))),
             successors: AtomicBool::new(false),
+            arrival: Mutex::new(()),
             service: Mutex::new(Service::Booting),
             retiring: AtomicBool::new(false),
             finished: AtomicBool::new(false),
@@ -277,11 +281,14 @@ impl Reactor {
         if obey {
             self.obey();
         }
-        if take_over {
+        // What the arbiter said may have been the last word: a worker that leaves takes nothing new.
+        if take_over && self.accepts() {
             self.take_over();
-            self.rotate_handoff();
+            if self.accepts() {
+                self.rotate_handoff();
+            }
         }
-        if accept != 0 {
+        if accept != 0 && self.accepts() {
             self.accept(accept);
         }
         self.expire();
