@@ -27,7 +27,7 @@ mod tally;
 
 pub use lane::{Glance, LaneRecord, LaneState, Running};
 pub use sheet::{Owner, ServiceState, Sheet};
-pub use tally::{BUCKETS, COUNTERS, Counter, Histogram, Tally};
+pub use tally::{BUCKETS, COUNTERS, Counter, Histogram, Tally, Times};
 
 use mapping::Mapping;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -196,7 +196,7 @@ impl Scoreboard {
     /// free.
     pub fn reclaim(&mut self, sheet: Sheet) {
         let tally = sheet.tally();
-        self.gone.head().carry(&tally);
+        self.gone.head().carry(&tally, monotonic_us());
         // What it had open ended with it.
         self.gone.head().add(Counter::Closed, tally.connections());
         subtract(&self.common.head().spooled, sheet.spooled());
@@ -210,7 +210,7 @@ impl Scoreboard {
 
     /// Adds what an older board counted.
     pub fn carry(&self, tally: &Tally) {
-        self.gone.head().carry(tally);
+        self.gone.head().carry(tally, monotonic_us());
     }
 
     /// Bytes of all spooled bodies of the instance.
@@ -228,7 +228,7 @@ impl AsFd for Scoreboard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn owner(worker: u64) -> Owner {
         Owner { worker, generation: 1, slot: 1 }
@@ -241,7 +241,7 @@ mod tests {
         let written = Sheet::open(board.as_fd(), read.at()).unwrap();
         written.sign();
         written.count(Counter::Accepted);
-        written.record(200, 5, Duration::from_millis(1), Duration::ZERO);
+        written.record(Instant::now(), 200, 5, Duration::from_millis(1), Duration::ZERO);
         written.lane(3).unwrap().begin(1, b"GET", b"/");
         assert_eq!(read.pid(), std::process::id() as i32);
         assert_eq!(read.owner(), owner(7));
@@ -255,11 +255,11 @@ mod tests {
         let mut board = Scoreboard::create().unwrap();
         for n in 1..=3 {
             let sheet = board.issue(1, owner(n)).unwrap();
-            sheet.record(500, 0, Duration::from_micros(10), Duration::ZERO);
+            sheet.record(Instant::now(), 500, 0, Duration::from_micros(10), Duration::ZERO);
             board.reclaim(sheet);
         }
         let living = board.issue(1, owner(4)).unwrap();
-        living.record(200, 0, Duration::ZERO, Duration::ZERO);
+        living.record(Instant::now(), 200, 0, Duration::ZERO, Duration::ZERO);
         let board = Scoreboard::adopt(board.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(board.gone().requests(), 3);
         assert_eq!(board.gone().get(Counter::Responses5xx), 3);
@@ -271,7 +271,7 @@ mod tests {
         let mut board = Scoreboard::create().unwrap();
         let first = board.issue(2, owner(1)).unwrap();
         let place = first.at();
-        first.record(200, 1, Duration::ZERO, Duration::ZERO);
+        first.record(Instant::now(), 200, 1, Duration::ZERO, Duration::ZERO);
         first.lane(0).unwrap().begin(1, b"GET", b"/");
         board.reclaim(first);
         let second = board.issue(2, owner(2)).unwrap();

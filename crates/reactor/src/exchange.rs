@@ -195,7 +195,7 @@ impl Exchange {
     fn record(&self, now: Instant) {
         if !in_child() {
             let latency = now.saturating_duration_since(self.started);
-            self.reactor.sheet.record(self.status, self.body_sent, latency, self.waited);
+            self.reactor.sheet.record(now, self.status, self.body_sent, latency, self.waited);
         }
     }
 

@@ -153,7 +153,7 @@ impl LaneRecord {
             let thread = self.thread.load(Ordering::Relaxed);
             let found = rest(Glance { request: version / 2, state, since, progress, thread });
             fence(Ordering::Acquire);
-            if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version {
+            if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
                 return Some(found);
             }
             std::hint::spin_loop();

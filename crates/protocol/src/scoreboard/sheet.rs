@@ -124,14 +124,14 @@ impl Sheet {
         self.own.head().tally.add(counter, n);
     }
 
-    /// A request is over that the application was called for: its class, its bytes, its times.
-    pub fn record(&self, status: u16, body_bytes: u64, latency: Duration, queue: Duration) {
+    /// A request is over at `now` that the application was called for: its class, its bytes, its times.
+    pub fn record(&self, now: Instant, status: u16, body_bytes: u64, latency: Duration, queue: Duration) {
         let tally = &self.own.head().tally;
         tally.add(Counter::of_status(status), 1);
         if body_bytes > 0 {
             tally.add(Counter::BodyBytes, body_bytes);
         }
-        tally.record(latency.as_micros() as u64, queue.as_micros() as u64);
+        tally.record(self.microseconds(now), latency.as_micros() as u64, queue.as_micros() as u64);
     }
 
     /// An instant as the board writes it: microseconds of CLOCK_MONOTONIC.

@@ -83,13 +83,64 @@ fn floor(bucket: usize) -> u64 {
     (4 + (bucket % 4) as u64) << (exponent - 2)
 }
 
+/// Microseconds of a minute, the width of a bank.
+const MINUTE: u64 = 60_000_000;
+
+/// Histograms of times, shared.
+#[derive(Debug)]
+#[repr(C)]
+struct SharedTimes {
+    latency: [AtomicU64; BUCKETS],
+    queue: [AtomicU64; BUCKETS],
+}
+
+/// The times of one minute.
+#[derive(Debug)]
+#[repr(C)]
+struct Bank {
+    minute: AtomicU64,
+    times: SharedTimes,
+}
+
 /// What a worker adds to, and the arbiter's sum over all workers that are gone.
+///
+/// Times go to the bank of the current minute. Whoever is first in a new minute moves what the bank held two minutes ago
+/// to `older`. So the latest one to two minutes can be told from all that was before, at no cost per request.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct SharedTally {
     counters: [AtomicU64; COUNTERS],
-    latency: [AtomicU64; BUCKETS],
-    queue: [AtomicU64; BUCKETS],
+    older: SharedTimes,
+    banks: [Bank; 2],
+}
+
+impl SharedTimes {
+    fn read(&self) -> Times {
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        Times {
+            latency: Histogram(std::array::from_fn(|n| load(&self.latency[n]))),
+            queue: Histogram(std::array::from_fn(|n| load(&self.queue[n]))),
+        }
+    }
+
+    fn add(&self, times: &Times) {
+        for (mine, theirs) in [(&self.latency, &times.latency), (&self.queue, &times.queue)] {
+            for (sum, n) in mine.iter().zip(&theirs.0).filter(|(_, n)| **n > 0) {
+                sum.fetch_add(*n, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Moves everything to `other`. What is added meanwhile is moved or stays; nothing is lost.
+    fn move_to(&self, other: &SharedTimes) {
+        for (mine, theirs) in [(&self.latency, &other.latency), (&self.queue, &other.queue)] {
+            for (from, to) in mine.iter().zip(theirs) {
+                if from.load(Ordering::Relaxed) > 0 {
+                    to.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+                }
+            }
+        }
+    }
 }
 
 impl SharedTally {
@@ -97,50 +148,72 @@ impl SharedTally {
         self.counters[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
 
-    pub(super) fn record(&self, latency: u64, queue: u64) {
-        self.latency[bucket(latency)].fetch_add(1, Ordering::Relaxed);
-        self.queue[bucket(queue)].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn record(&self, now: u64, latency: u64, queue: u64) {
+        let times = &self.bank(now / MINUTE).times;
+        times.latency[bucket(latency)].fetch_add(1, Ordering::Relaxed);
+        times.queue[bucket(queue)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The bank of a minute, cleared if it is a new one.
+    fn bank(&self, minute: u64) -> &Bank {
+        let bank = &self.banks[minute as usize % 2];
+        let held = bank.minute.load(Ordering::Relaxed);
+        if held < minute && bank.minute.compare_exchange(held, minute, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            bank.times.move_to(&self.older);
+        }
+        bank
     }
 
     pub(super) fn read(&self) -> Tally {
-        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         Tally {
-            counters: std::array::from_fn(|n| load(&self.counters[n])),
-            latency: Histogram(std::array::from_fn(|n| load(&self.latency[n]))),
-            queue: Histogram(std::array::from_fn(|n| load(&self.queue[n]))),
+            counters: std::array::from_fn(|n| self.counters[n].load(Ordering::Relaxed)),
+            older: self.older.read(),
+            banks: std::array::from_fn(|n| (self.banks[n].minute.load(Ordering::Relaxed), self.banks[n].times.read())),
         }
     }
 
     /// Adds another one's figures, all of them.
-    pub(super) fn carry(&self, other: &Tally) {
-        let groups = [
-            (&self.counters[..], &other.counters[..]),
-            (&self.latency, &other.latency.0),
-            (&self.queue, &other.queue.0),
-        ];
-        for (mine, theirs) in groups {
-            for (sum, n) in mine.iter().zip(theirs) {
-                // The arbiter is the only writer of what it carries to.
-                sum.store(sum.load(Ordering::Relaxed).saturating_add(*n), Ordering::Relaxed);
-            }
+    pub(super) fn carry(&self, other: &Tally, now: u64) {
+        for (sum, n) in self.counters.iter().zip(other.counters) {
+            // The arbiter is the only writer of what it carries to.
+            sum.store(sum.load(Ordering::Relaxed).saturating_add(n), Ordering::Relaxed);
+        }
+        self.older.add(&other.older);
+        for (minute, times) in &other.banks {
+            if is_recent(*minute, now) { self.bank(*minute).times.add(times) } else { self.older.add(times) }
         }
     }
 }
 
-/// A copy of a worker's figures, or a sum of several.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tally {
-    counters: [u64; COUNTERS],
+/// Whether a bank's minute is the current one or the one before, whatever a worker has written there.
+fn is_recent(minute: u64, now: u64) -> bool {
+    let current = now / MINUTE;
+    minute == current || minute.checked_add(1) == Some(current)
+}
+
+/// Latency and queue time of requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Times {
     /// Microseconds from the entry into a lane to the end of the response.
     pub latency: Histogram,
     /// Microseconds from the complete request to a lane's entry.
     pub queue: Histogram,
 }
 
-impl Default for Tally {
-    fn default() -> Tally {
-        Tally { counters: [0; COUNTERS], latency: Histogram::default(), queue: Histogram::default() }
+impl Times {
+    /// Adds another one's values.
+    pub fn add(&mut self, other: &Times) {
+        self.latency.add(&other.latency);
+        self.queue.add(&other.queue);
     }
+}
+
+/// A copy of a worker's figures, or a sum of several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    counters: [u64; COUNTERS],
+    older: Times,
+    banks: [(u64, Times); 2],
 }
 
 impl Tally {
@@ -149,9 +222,30 @@ impl Tally {
         self.counters[counter as usize]
     }
 
+    /// The times of all requests.
+    pub fn times(&self) -> Times {
+        let mut all = self.older.clone();
+        self.banks.iter().for_each(|(_, times)| all.add(times));
+        all
+    }
+
+    /// The times of the requests that ended in this minute of the clock or the one before ([`Tally::window`]). `now`:
+    /// microseconds of CLOCK_MONOTONIC.
+    pub fn recent(&self, now: u64) -> Times {
+        let mut recent = Times::default();
+        self.banks.iter().filter(|(minute, _)| is_recent(*minute, now)).for_each(|(_, times)| recent.add(times));
+        recent
+    }
+
+    /// Microseconds that [`Tally::recent`] looks back: one to two minutes.
+    pub fn window(now: u64) -> u64 {
+        now - (now / MINUTE).saturating_sub(1) * MINUTE
+    }
+
     /// Requests that the application was called for and that are over.
     pub fn requests(&self) -> u64 {
-        self.latency.count()
+        let banks = self.banks.iter().map(|(_, times)| times.latency.count());
+        banks.fold(self.older.latency.count(), u64::saturating_add)
     }
 
     /// Connections that are open now. Counted at different moments, so it may be off by one or two under load.
@@ -160,13 +254,24 @@ impl Tally {
         came.saturating_sub(self.get(Counter::HandedOver)).saturating_sub(self.get(Counter::Closed))
     }
 
-    /// Adds another one's figures.
-    pub fn add(&mut self, other: &Tally) {
+    /// Adds another one's figures at `now`, microseconds of CLOCK_MONOTONIC.
+    pub fn add(&mut self, other: &Tally, now: u64) {
         for (sum, n) in self.counters.iter_mut().zip(&other.counters) {
             *sum = sum.saturating_add(*n);
         }
-        self.latency.add(&other.latency);
-        self.queue.add(&other.queue);
+        self.older.add(&other.older);
+        for (minute, times) in &other.banks {
+            let (held, bank) = &mut self.banks[*minute as usize % 2];
+            if !is_recent(*minute, now) {
+                self.older.add(times);
+            } else if held == minute {
+                bank.add(times);
+            } else {
+                let old = std::mem::replace(bank, times.clone());
+                *held = *minute;
+                self.older.add(&old);
+            }
+        }
     }
 }
 
@@ -211,12 +316,6 @@ impl Histogram {
         self.0.iter().rposition(|n| *n > 0).map(|at| floor(at + 1))
     }
 
-    /// The values that came after `earlier`, a copy of the same histogram.
-    #[must_use]
-    pub fn since(&self, earlier: &Histogram) -> Histogram {
-        Histogram(std::array::from_fn(|n| self.0[n].saturating_sub(earlier.0[n])))
-    }
-
     /// Adds another one's values.
     pub fn add(&mut self, other: &Histogram) {
         for (sum, n) in self.0.iter_mut().zip(&other.0) {
@@ -242,6 +341,57 @@ mod tests {
     #[test]
     fn a_histogram_without_values_has_no_quantile() {
         assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    fn shared() -> SharedTally {
+        let zero = || AtomicU64::new(0);
+        let times = || SharedTimes { latency: std::array::from_fn(|_| zero()), queue: std::array::from_fn(|_| zero()) };
+        let bank = || Bank { minute: zero(), times: times() };
+        SharedTally { counters: std::array::from_fn(|_| zero()), older: times(), banks: [bank(), bank()] }
+    }
+
+    #[test]
+    fn the_latest_minutes_are_told_apart_and_nothing_is_lost() {
+        let tally = shared();
+        for minute in 10..15 {
+            for _ in 0..minute {
+                tally.record(minute * MINUTE + 5, 7, 0);
+            }
+        }
+        let now = 14 * MINUTE + 30_000_000;
+        assert_eq!(tally.read().recent(now).latency.count(), 13 + 14);
+        assert_eq!(tally.read().recent(now + MINUTE).latency.count(), 14);
+        assert_eq!(tally.read().recent(now + 2 * MINUTE).latency.count(), 0);
+        assert_eq!(tally.read().requests(), 10 + 11 + 12 + 13 + 14);
+        assert_eq!(Tally::window(now), 90_000_000);
+    }
+
+    #[test]
+    fn sums_keep_the_latest_minutes_apart_too() {
+        let (a, b) = (shared(), shared());
+        a.record(20 * MINUTE, 1, 0);
+        a.record(21 * MINUTE, 1, 0);
+        b.record(21 * MINUTE, 1, 0);
+        b.record(22 * MINUTE, 1, 0);
+        let now = 22 * MINUTE + 1;
+        let mut sum = a.read();
+        sum.add(&b.read(), now);
+        assert_eq!((sum.requests(), sum.recent(now).latency.count()), (4, 3));
+        a.carry(&b.read(), now);
+        assert_eq!((a.read().requests(), a.read().recent(now).latency.count()), (4, 3));
+    }
+
+    #[test]
+    fn lanes_that_turn_the_minute_together_lose_nothing() {
+        let tally = std::sync::Arc::new(shared());
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let tally = std::sync::Arc::clone(&tally);
+                std::thread::spawn(move || (0..20_000).for_each(|n| tally.record(n / 10 * MINUTE, n % 50, 0)))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(tally.read().requests(), 80_000);
     }
 
     proptest! {
