@@ -104,7 +104,7 @@ def test_workers_finish_and_leave_when_the_arbiter_is_killed(serve, tmp_path):
         gate.open()
         assert client.response().body == b"through the gate\n"
     until(lambda: not with_environment(server.mark), "workers and mold to leave")
-    assert not any(alive(pid) for pid in workers)
+    until(lambda: not any(alive(pid) for pid in workers), "the workers to be gone")
     server.expect_status(-SIGKILL)
 
 
