@@ -273,6 +273,14 @@ impl State {
                     actions.push(Action::Record(Record::Recycles { tags, reason }));
                 }
             }
+            // Its replacement is not waited for: it may never come back, and what it cannot serve goes to the handoff.
+            FromWorker::Stuck { reason } => {
+                let tags = tags(generation, from);
+                if matches!(generation.processes.get(&from).map(|p| &p.phase), Some(Phase::Serving { .. })) {
+                    actions.push(Action::Record(Record::Recycles { tags, reason }));
+                    generation.retire(from, true, now, actions);
+                }
+            }
             FromWorker::Draining { running } => {
                 let tags = tags(generation, from);
                 actions.push(Action::Record(Record::Drains { tags, running }));

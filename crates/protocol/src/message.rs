@@ -90,6 +90,12 @@ pub enum FromWorker {
         /// Why, a clause: `it has served 1,000 requests (max_requests)`.
         reason: String,
     },
+    /// A request has been in the application for longer than `timeout`: the worker must be replaced at once, and is to
+    /// retire; it may not come back.
+    Stuck {
+        /// Why, a clause: `GET /slow has timed out after 30 s`.
+        reason: String,
+    },
     /// The worker no longer accepts; it finishes what it has begun.
     Draining {
         /// Requests still in the application.

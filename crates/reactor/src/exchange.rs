@@ -104,6 +104,8 @@ pub struct Exchange {
     ready: Ready,
     continue_pending: bool,
     overrun: bool,
+    /// The response is this lane's to give.
+    claimed: bool,
 }
 
 /// Body bytes at the beginning of a connection's unconsumed input.
@@ -161,11 +163,32 @@ impl Exchange {
             ready: Ready::default(),
             continue_pending,
             overrun: false,
+            claimed: false,
         }
     }
 
     pub(crate) fn set_lane(&mut self, lane: usize) {
         self.lane = Some(lane);
+    }
+
+    pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
+        let socket = self.connection.as_ref().map(|connection| &connection.socket)?;
+        socket.ask();
+        Some(Arc::clone(socket))
+    }
+
+    /// Before the first byte of the response: whether it is still the lane's to answer.
+    fn claim(&mut self) -> Result<(), SendError> {
+        if self.claimed || self.reactor.settings.timeout.is_zero() {
+            return Ok(());
+        }
+        let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
+        if self.lane.is_some() && !connection.socket.claim() {
+            self.stage = Stage::Broken;
+            return Err(gone());
+        }
+        self.claimed = true;
+        Ok(())
     }
 
     /// The request came on: its `timeout` begins anew.
@@ -569,6 +592,7 @@ impl Exchange {
     /// # Errors
     /// As [`Exchange::send`].
     pub fn send_file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), SendError> {
+        self.claim()?;
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         if !matches!(self.stage, Stage::Started(_)) {
             return Err(SendError::Fault(ResponseFault::OutOfTurn));
@@ -661,6 +685,7 @@ impl Exchange {
         if self.boxed {
             return self.box_up(&[bytes], None);
         }
+        self.claim()?;
         let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
         match sys::send(connection.socket.as_fd(), bytes) {
             Ok(n) if n == bytes.len() => Ok(Flow::Go),
@@ -686,6 +711,7 @@ impl Exchange {
     fn transmit_two(&mut self, out: &[u8], data: &[u8], owner: Option<&OwnedBytes>) -> Result<Flow, SendError> {
         let mut sent = 0;
         if !self.boxed {
+            self.claim()?;
             let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
             match sys::send_two(connection.socket.as_fd(), out, data) {
                 Ok(n) if n == out.len() + data.len() => return Ok(Flow::Go),

@@ -18,6 +18,7 @@ mod settings;
 mod standby;
 mod sys;
 mod table;
+mod timeouts;
 mod timers;
 mod token;
 
@@ -27,5 +28,6 @@ pub use hands::Hands;
 pub use lanes::{Lanes, Role};
 pub use offspring::close_in_child;
 pub use outbox::OwnedBytes;
-pub use reactor::{Inheritance, Next, Reactor};
+pub use reactor::{Hooks, Inheritance, Next, Reactor};
 pub use settings::{ReactorSettings, seconds};
+pub use timeouts::TakeStack;

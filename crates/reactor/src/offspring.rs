@@ -26,21 +26,35 @@ fn word(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
 
 /// An fd that no child of the application keeps.
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    /// Somebody has begun to answer the request in hand: the lane, or the standby when its time was over.
+    answered: AtomicBool,
+}
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Socket {
         if let Some((word, bit)) = word(fd.as_raw_fd()) {
             word.fetch_or(bit, Ordering::Relaxed);
         }
-        Socket(fd)
+        Socket { fd, answered: AtomicBool::new(false) }
+    }
+
+    /// A new request is in hand.
+    pub(crate) fn ask(&self) {
+        self.answered.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the caller is the first to answer.
+    pub(crate) fn claim(&self) -> bool {
+        !self.answered.swap(true, Ordering::AcqRel)
     }
 }
 
 impl Drop for Socket {
     /// The bit goes before the fd is closed: its number may be the application's an instant later.
     fn drop(&mut self) {
-        if let Some((word, bit)) = word(self.0.as_raw_fd()) {
+        if let Some((word, bit)) = word(self.fd.as_raw_fd()) {
             word.fetch_and(!bit, Ordering::Relaxed);
         }
     }
@@ -48,13 +62,13 @@ impl Drop for Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 

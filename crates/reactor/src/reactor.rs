@@ -19,6 +19,7 @@ use crate::outbox::Flushed;
 use crate::settings::ReactorSettings;
 use crate::sys;
 use crate::table::{Happened, Table};
+use crate::timeouts::{InLanes, TakeStack};
 use crate::token::{Source, Token};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -56,6 +57,14 @@ pub enum Next {
     Nothing,
     /// The worker is done: leave the lane.
     Finished,
+}
+
+/// What the reactor has others do.
+pub struct Hooks {
+    /// Reopens the worker's log files.
+    pub reopen: Box<dyn Fn() + Send>,
+    /// Takes the stack of a lane.
+    pub stack: TakeStack,
 }
 
 /// The fds that a worker has from the arbiter.
@@ -101,6 +110,8 @@ pub struct Reactor {
     pub(crate) shares: bool,
     /// The worker's part of the scoreboard.
     pub sheet: Arc<Sheet>,
+    pub(crate) in_lanes: InLanes,
+    pub(crate) take_stack: TakeStack,
     /// See [`ReactorSettings`].
     pub settings: ReactorSettings,
     /// The worker's root logger.
@@ -130,7 +141,7 @@ impl Reactor {
         inheritance: Inheritance,
         lanes: usize,
         graceful_timeout: Duration,
-        on_reopen: Box<dyn Fn() + Send>,
+        hooks: Hooks,
         log: Logger,
     ) -> Result<Arc<Reactor>, (Channel, io::Error)> {
         let Inheritance { listeners, handoff, channel, sheet } = inheritance;
@@ -155,9 +166,11 @@ impl Reactor {
             standby_in_charge: AtomicBool::new(false),
             standby: Mutex::new(None),
             channel,
-            control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen }),
+            control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen: hooks.reopen }),
             shares: settings.shares,
             sheet,
+            in_lanes: InLanes::new(lanes),
+            take_stack: hooks.stack,
             settings,
             log,
         }))
@@ -595,6 +608,9 @@ impl Reactor {
             record.begin(since, head.method_span.of(bytes), head.target.of(bytes));
         }
         exchange.set_lane(lane);
+        if !self.settings.timeout.is_zero() {
+            self.in_lanes.set(lane, exchange.socket());
+        }
         self.lanes.enter();
         if self.standby_parked.load(Ordering::SeqCst) {
             self.wake_standby();
@@ -606,6 +622,9 @@ impl Reactor {
     pub fn leave_application(&self, lane: usize, since: Instant) -> Role {
         if let Some(record) = self.sheet.lane(lane) {
             record.end();
+        }
+        if !self.settings.timeout.is_zero() {
+            self.in_lanes.set(lane, None);
         }
         let role = self.lanes.leave(lane, since.elapsed());
         if role == Role::Lead && self.standby_in_charge.load(Ordering::SeqCst) {

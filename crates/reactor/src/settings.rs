@@ -16,6 +16,8 @@ pub struct ReactorSettings {
     pub forwarded_allow_ips: IpSet,
     /// Peers that may send a PROXY header.
     pub proxy_allow_ips: IpSet,
+    /// Time that a request may be in the application without progress; zero: no limit.
+    pub timeout: Duration,
     /// Time without progress while a response is sent; zero: no limit.
     pub send_timeout: Duration,
     /// Time that a complete request may wait for a lane; zero: no limit.
@@ -83,6 +85,7 @@ impl ReactorSettings {
             policy,
             forwarded_allow_ips: ips("forwarded_allow_ips", &settings.forwarded_allow_ips)?,
             proxy_allow_ips: ips("proxy_allow_ips", &settings.proxy_allow_ips)?,
+            timeout: seconds(settings.timeout),
             send_timeout: seconds(settings.send_timeout),
             queue_timeout: seconds(settings.queue_timeout),
             request_buffering: settings.request_buffering,

@@ -15,6 +15,7 @@
 
 use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
+use crate::timeouts::Watch;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -50,18 +51,23 @@ impl Reactor {
     fn stand_by(self: &Arc<Self>) {
         let mut hands = Hands::default();
         let mut before = self.lanes.watch();
+        let mut watch = Watch::new(self.lanes.count());
         while !self.finished.load(Ordering::Relaxed) {
             std::thread::park_timeout(TICK);
             let now = self.lanes.watch();
             if now == before && now & 1 == 1 {
-                self.take_charge(now, &mut hands);
+                self.take_charge(now, &mut hands, &mut watch);
             } else if now == before {
                 self.standby_parked.store(true, Ordering::SeqCst);
                 while self.lanes.watch() == now && !self.finished.load(Ordering::SeqCst) {
-                    std::thread::park();
+                    match self.watch_lanes(&mut watch) {
+                        Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now()).max(TICK)),
+                        None => std::thread::park(),
+                    }
                 }
                 self.standby_parked.store(false, Ordering::SeqCst);
             }
+            self.watch_lanes(&mut watch);
             before = self.lanes.watch();
         }
         self.end_process_if_stuck();
@@ -83,7 +89,7 @@ impl Reactor {
     }
 
     /// Turns the reactor until a lane does so again.
-    fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands) {
+    fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands, watch: &mut Watch) {
         let listening = self.lanes.any_free();
         if !listening {
             self.stop_listening();
@@ -92,7 +98,8 @@ impl Reactor {
         let mut accept_at = Instant::now() + ACCEPT_EVERY;
         while self.lanes.watch() == call && !self.finished.load(Ordering::Relaxed) {
             let accepts = !listening && self.accepts();
-            let deadline = self.next_deadline().into_iter().chain(accepts.then_some(accept_at)).min();
+            let lanes = self.watch_lanes(watch);
+            let deadline = self.next_deadline().into_iter().chain(lanes).chain(accepts.then_some(accept_at)).min();
             self.find_lanes(hands);
             self.harvest(hands, self.timeout_until(deadline));
             self.find_lanes(hands);

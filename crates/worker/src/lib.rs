@@ -10,6 +10,7 @@ mod identity;
 mod mold;
 mod offspring;
 mod signals;
+mod stacks;
 mod worker;
 
 /// Loaded by `python/bootstrap.py` only.

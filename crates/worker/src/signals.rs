@@ -53,6 +53,8 @@ pub(crate) fn restore_defaults() {
 pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     let mut before = SigSet::empty();
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
+    // A lane's stack is taken by a signal that is sent to just its thread.
+    crate::stacks::unblock();
     let result = start();
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     result

@@ -2,11 +2,11 @@
 
 use crate::bridge::wsgi::WsgiBridge;
 use crate::mold::{Mold, say_hello};
-use crate::{application, drivers, identity, offspring, signals};
+use crate::{application, drivers, identity, offspring, signals, stacks};
 use pyo3::prelude::*;
 use rgunicorn_log::{Log, Process};
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt};
-use rgunicorn_reactor::{Inheritance, Reactor, ReactorSettings, seconds};
+use rgunicorn_reactor::{Hooks, Inheritance, Reactor, ReactorSettings, seconds};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         Inheritance { listeners, handoff, channel, sheet },
         lanes,
         seconds(settings.graceful_timeout),
-        reopen,
+        Hooks { reopen, stack: stacks::taker(py) },
         logger.clone(),
     )
     .map_err(|(channel, error)| (channel, machine_fault(format!("the worker cannot make its event loop: {error}"))))?;

@@ -1,7 +1,7 @@
 //! A worker without Python: a reactor whose lanes run Rust closures, and clients on real sockets.
 
 use rgunicorn_protocol::{Channel, ListenerAddress, Sheet, ToWorker, WorkerSettings};
-use rgunicorn_reactor::{Exchange, Hands, Inheritance, Next, Reactor, ReactorSettings, Role};
+use rgunicorn_reactor::{Exchange, Hands, Hooks, Inheritance, Next, Reactor, ReactorSettings, Role};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,7 +64,7 @@ impl Instance {
             inheritance,
             lanes,
             Duration::from_secs(30),
-            Box::new(|| {}),
+            Hooks { reopen: Box::new(|| {}), stack: Box::new(|_| None) },
             slog::Logger::root(slog::Discard, slog::o!()),
         )
         .map_err(|(_, error)| error)

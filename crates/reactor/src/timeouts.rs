@@ -1,0 +1,143 @@
+//! `timeout`: a request that is in the application for too long without progress.
+//!
+//! Looked for by the standby, the only thread that no application can keep from looking. What happens then: the stack of
+//! exactly that lane goes into one record with the request; the client gets a 504 if nothing of a response has been sent,
+//! else its connection is shut down; the arbiter is told and replaces the worker, whose other lanes finish.
+//!
+//! **The race for the client.** The lane may begin its response in the very moment in which the standby gives up on it.
+//! Each socket has one flag, *answered*; whoever swaps it first has the word, the other one is silent.
+
+use crate::offspring::Socket;
+use crate::reactor::{Reactor, lock};
+use crate::sys;
+use rgunicorn_http::write_error;
+use rgunicorn_log::event;
+use rgunicorn_protocol::FromWorker;
+use rgunicorn_protocol::scoreboard::{Counter, Glance, LaneState, Running, monotonic_us};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How often lanes are looked at while requests come and go: the look costs more than a short request.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Takes the Python stack of a thread (gettid(2)) of this process, as text.
+pub type TakeStack = Box<dyn Fn(i32) -> Option<String> + Send + Sync>;
+
+/// What the standby knows of the lanes.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// The last request of each lane that was dealt with.
+    dealt_with: Vec<u64>,
+    look_at: Instant,
+}
+
+/// The sockets of the requests in the lanes.
+#[derive(Debug)]
+pub(crate) struct InLanes(Vec<Mutex<Option<Arc<Socket>>>>);
+
+impl InLanes {
+    pub(crate) fn new(lanes: usize) -> InLanes {
+        InLanes((0..lanes).map(|_| Mutex::new(None)).collect())
+    }
+
+    pub(crate) fn set(&self, lane: usize, socket: Option<Arc<Socket>>) {
+        if let Some(place) = self.0.get(lane) {
+            *lock(place) = socket;
+        }
+    }
+
+    fn get(&self, lane: usize) -> Option<Arc<Socket>> {
+        self.0.get(lane).and_then(|place| lock(place).clone())
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(lanes: usize) -> Watch {
+        Watch { dealt_with: vec![0; lanes], look_at: Instant::now() }
+    }
+}
+
+impl Reactor {
+    /// Looks for requests whose time is over; gives the instant at which to look again, if any request is in a lane.
+    pub(crate) fn watch_lanes(&self, watch: &mut Watch) -> Option<Instant> {
+        let timeout = self.settings.timeout;
+        if timeout.is_zero() || self.lanes.inside() == 0 {
+            return None;
+        }
+        let start = Instant::now();
+        if start < watch.look_at {
+            return Some(watch.look_at);
+        }
+        watch.look_at = start + LOOK_EVERY;
+        let (now, limit) = (monotonic_us(), timeout.as_micros() as u64);
+        let mut next = None;
+        for lane in 0..watch.dealt_with.len() {
+            let Some(glance) = self.sheet.lane(lane).and_then(|record| record.glance()) else { continue };
+            if watch.dealt_with[lane] == glance.request {
+                continue;
+            }
+            let age = match glance.state {
+                LaneState::Application => now.saturating_sub(glance.progress.max(glance.since)),
+                // The client's time runs, not the application's: body_timeout, send_timeout.
+                LaneState::Client => 0,
+            };
+            if age >= limit {
+                watch.dealt_with[lane] = glance.request;
+                self.time_out(lane, glance);
+                continue;
+            }
+            let at = start + Duration::from_micros(limit - age);
+            next = Some(next.map_or(at, |earlier: Instant| earlier.min(at)));
+        }
+        if let Some(at) = next {
+            watch.look_at = at.max(watch.look_at);
+        }
+        next
+    }
+
+    fn time_out(&self, lane: usize, glance: Glance) {
+        let request = self.sheet.lane(lane).and_then(|record| record.look());
+        let stack = (self.take_stack)(glance.thread);
+        // It may have come back while its stack was taken, and then nothing is wrong any more.
+        let still = self.sheet.lane(lane).and_then(|record| record.glance());
+        if still.is_none_or(|still| still.request != glance.request) {
+            return;
+        }
+        self.sheet.count(Counter::Timeouts);
+        let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
+        let name = request.as_ref().map_or_else(|| "a request".to_owned(), line);
+        let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
+        let answered = self.answer_timeout(lane);
+        slog::error!(self.log, "{} has been in the application for {:.1} s without an answer (timeout = {} s); {}. {}",
+            name, age.as_secs_f64(), self.settings.timeout.as_secs_f64(), answered, stack.trim_end();
+            event::REQUEST_TIMEOUT, "lane" => lane + 1, "thread" => glance.thread,
+            "duration_usec" => age.as_micros() as u64);
+        self.tell(&FromWorker::Stuck { reason: format!("{name} has timed out after {:.0} s", age.as_secs_f64()) });
+    }
+
+    /// Tells the client, if it can still be told. What was done, as a clause.
+    fn answer_timeout(&self, lane: usize) -> &'static str {
+        let Some(socket) = self.in_lanes.get(lane) else { return "its client has left" };
+        if !socket.claim() {
+            sys::shut_down(socket.as_raw_fd());
+            return "its client's connection was shut down, since the response had begun";
+        }
+        let mut out = Vec::new();
+        let date = crate::hands::Hands::default().date();
+        let policy = &self.settings.policy;
+        write_error(504, "the application took too long", None, &policy.server_header, &date, false, &mut out);
+        let sent = sys::send(socket.as_fd(), &out);
+        sys::finish_sending(socket.as_fd());
+        match sent {
+            Ok(_) => "its client was answered with 504",
+            Err(_) => "its client has left",
+        }
+    }
+}
+
+/// `GET /slow`, for records.
+fn line(request: &Running) -> String {
+    let cut = if request.truncated { "..." } else { "" };
+    format!("{} {}{cut}", request.method, request.path)
+}

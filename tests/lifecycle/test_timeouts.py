@@ -1,0 +1,76 @@
+"""`timeout` explains itself: which request, where it is, what its client was told; and the worker is replaced."""
+
+import pytest
+from harness.waiting import until
+
+APP = {"app.py": """
+import os, re, threading, time
+
+def hang_in_python():
+    while True:
+        pass
+
+def hang_in_regex():
+    re.match("(a+)+$", "a" * 60 + "b")
+
+def hang_in_lock():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+def hang_in_sleep():
+    time.sleep(60)
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/begun":
+        def parts():
+            yield b"a part"
+            hang_in_sleep()
+        start_response("200 OK", [("Content-Length", "100")])
+        return parts()
+    if path != "/":
+        globals()[path[1:]]()
+    body = b"%d" % os.getpid()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""}
+HANGS = ["hang_in_python", "hang_in_regex", "hang_in_lock", "hang_in_sleep"]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_request_that_hangs_is_explained_answered_and_its_worker_replaced(serve, hang, threads):
+    server = serve("app:app", "--timeout", 1, "--graceful-timeout", 1, "--threads", threads, files=APP)
+    server.expect(rf"GET /{hang} has been in the application")
+    (before,) = server.workers
+    with server.connect(timeout=20) as connection:
+        connection.request(target=f"/{hang}")
+        assert connection.response().status == 504
+    server.found(rf"GET /{hang} has been in the application for [\d.]+ s .*timeout = 1")
+    assert f"in {hang}" in server.log.text, "the stack names the function"
+    assert int(server.get("/").body) != before
+    until(lambda: before not in server.children, "the worker that hung to be gone")
+
+
+def test_a_response_that_was_begun_is_cut_so_that_the_client_notices(serve):
+    server = serve("app:app", "--timeout", 1, "--graceful-timeout", 1, files=APP)
+    server.expect("GET /begun has been in the application")
+    with server.connect(timeout=20) as connection:
+        connection.send(b"GET /begun HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while data := connection.socket.recv(4096):
+            received += data
+        assert received.endswith(b"a part"), "nothing that could be taken for the rest"
+    server.found("the response had begun")
+
+
+def test_timeout_zero_lets_a_request_take_its_time(serve, tmp_path):
+    server = serve("plain:app", "--timeout", 0)
+    gate = tmp_path / "gate"
+    with server.connect() as connection:
+        connection.send(b"GET /gate?%s HTTP/1.1\r\nHost: x\r\n\r\n" % str(gate).encode())
+        until((tmp_path / "gate.entered").exists, "the application is entered")
+        gate.touch()
+        assert connection.response().status == 200
+
