@@ -116,9 +116,11 @@ impl Channel {
                     let cut = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
                     break (message.bytes, cut, fds);
                 }
-                Err(nix::errno::Errno::EINTR) => {}
+                // ECONNRESET says, once, that the peer left without reading all that we had sent. It comes before the
+                // peer's own last words, which are still queued and may say why it left.
+                Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNRESET) => {}
                 Err(nix::errno::Errno::EAGAIN) => return Ok(Received::Empty),
-                Err(nix::errno::Errno::ECONNRESET | nix::errno::Errno::EPIPE) => return Ok(Received::Ended),
+                Err(nix::errno::Errno::EPIPE) => return Ok(Received::Ended),
                 Err(errno) => return Err(errno.into()),
             }
         };
@@ -174,6 +176,16 @@ mod tests {
         assert!(matches!(b.receive::<ToWorker>().unwrap(), Received::Message(ToWorker::Promote, _)));
         assert!(matches!(b.receive::<ToWorker>().unwrap(), Received::Ended));
         assert!(b.send(&ToWorker::Promote, &[]).is_err());
+    }
+
+    #[test]
+    fn the_last_words_of_a_peer_that_left_without_reading_are_heard() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&ToWorker::Promote, &[]).unwrap();
+        b.send(&ToWorker::Ping { id: 7 }, &[]).unwrap();
+        drop(b);
+        assert!(matches!(a.receive::<ToWorker>().unwrap(), Received::Message(ToWorker::Ping { id: 7 }, _)));
+        assert!(matches!(a.receive::<ToWorker>().unwrap(), Received::Ended));
     }
 
     #[test]
