@@ -241,7 +241,8 @@ impl Connection {
                 Err(_) => return Verdict::End,
             }
         }
-        Verdict::Keep
+        // The turn is over, and its last read may have been the request's end.
+        if self.unread() > 0 { self.parse(hands, around) } else { Verdict::Keep }
     }
 
     /// A connection that was accepted just before a stop: its client was let in and has not been heard yet. It is read

@@ -83,6 +83,24 @@ fn pipelined_requests_are_all_answered() {
 }
 
 #[test]
+fn a_body_that_ends_with_the_last_read_of_a_turn_is_complete() {
+    let instance = Instance::new();
+    let worker = instance.worker(&settings(), 1, hello());
+    // Everything has arrived when the worker begins to read, so that it reads as much as a turn allows.
+    let mut clients = Vec::new();
+    for length in (1..=20).map(|reads| reads * 16 * 1024 - 8000) {
+        let mut client = Client::connect(&instance);
+        client.send(format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").as_bytes());
+        client.send(&vec![b'x'; length]);
+        clients.push(client);
+    }
+    worker.promote();
+    for client in &mut clients {
+        assert!(client.response().ends_with("hello"));
+    }
+}
+
+#[test]
 fn while_the_only_lane_is_inside_the_standby_answers_for_health_and_reads_what_comes() {
     let gate = Arc::new(Gate::default());
     let _opened = Opened(&gate);

@@ -44,6 +44,8 @@ impl Instance {
     pub(crate) fn new() -> Instance {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
+        // Room for all that a test sends, before anybody reads.
+        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::RcvBuf, &(4 << 20)).unwrap();
         let address = listener.local_addr().unwrap();
         let (a, b) = Channel::pair().unwrap();
         Instance { listener: listener.into(), address, handoff: (a.into_fd(), b.into_fd()) }
