@@ -2,6 +2,7 @@
 //!
 //! Owns stdout and stderr until the log is open. Knows no setting by name but those that are questions.
 
+mod control;
 mod exec;
 mod exit;
 mod listeners;

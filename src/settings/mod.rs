@@ -222,6 +222,12 @@ pub(crate) struct Settings {
     pub(crate) umask_is_set: bool,
     /// Where to write the arbiter's pid.
     pub(crate) pidfile: Option<PathBuf>,
+    /// Where the control socket goes; none: the instance's runtime directory.
+    pub(crate) control_socket: Option<PathBuf>,
+    /// Its permission bits.
+    pub(crate) control_socket_mode: u32,
+    /// There shall be none.
+    pub(crate) control_socket_disable: bool,
     /// Base of the process titles.
     pub(crate) proc_name: String,
     /// Send what the application prints to the error log even if that is a file.

@@ -27,6 +27,8 @@ const UWSGI: &str = "rgunicorn speaks HTTP: in nginx write proxy_pass instead of
 const PYTHON_LOGGING: &str = "rgunicorn's own records are not made by Python: use loglevel, errorlog, accesslog and \
                               log_format, and configure the application's loggers in the application";
 
+const CONTROL: &str = "the socket is made when the program starts";
+
 const UNMADE: &str = "nothing reads it, in Gunicorn neither";
 
 /// The pools that are built.
@@ -394,13 +396,17 @@ pub(crate) static SETTINGS: &[Setting] = &[
     // Control
     Setting::new("control_socket", Section::Control, Kind::Path { dash: false }, Computed("the instance's runtime directory"), "Path of the control socket")
         .flags(&["--control-socket"])
-        .not_yet(),
+        .on_reload(OnReload::Restart(CONTROL))
+        .doc("Where rgunicornctl reaches the instance. Unset, it is control.sock in the unit's RuntimeDirectory=; without \
+              systemd in /run/rgunicorn-INSTANCE (root) or $XDG_RUNTIME_DIR/rgunicorn-INSTANCE, where an instance without \
+              a name is called by its process id. Root and the arbiter's user may connect."),
     Setting::new("control_socket_mode", Section::Control, Kind::Mode, Is("0o600"), "Permission bits of the control socket")
         .flags(&["--control-socket-mode"])
-        .not_yet(),
+        .on_reload(OnReload::Restart(CONTROL))
+        .doc("With 0o660 the group, with 0o666 everybody may scale, reload and stop the instance."),
     Setting::new("control_socket_disable", Section::Control, Kind::Switch, Is("false"), "No control socket")
         .flags(&["--no-control-socket"])
-        .no_effect("there is no control socket yet that could be turned off"),
+        .on_reload(OnReload::Restart(CONTROL)),
 
     // HTTP/2
     Setting::new("http_protocols", Section::Http2, Kind::List, Is("h1"), "Protocols: h1, h2").flags(&["--http-protocols"]).not_yet(),

@@ -189,7 +189,9 @@ impl State {
             }
             (Order::More, Life::Starting | Life::Serving) => self.scale_by(1, now, actions),
             (Order::Fewer, Life::Starting | Life::Serving) => self.scale_by(-1, now, actions),
-            (Order::More | Order::Fewer, Life::Stopping { .. }) => {}
+            (Order::Scale(workers), Life::Starting | Life::Serving) => self.scale_to(workers, now, actions),
+            (Order::Replace(slot), Life::Starting | Life::Serving) => self.order_replacement(slot, actions),
+            (Order::More | Order::Fewer | Order::Scale(_) | Order::Replace(_), Life::Stopping { .. }) => {}
         }
     }
 
@@ -263,15 +265,7 @@ impl State {
             }
             FromWorker::Pong { .. } => {}
             FromWorker::Recycle { reason } => {
-                let tags = tags(generation, from);
-                let serves = matches!(generation.processes.get(&from).map(|p| &p.phase), Some(Phase::Serving { .. }));
-                if serves
-                    && let Some(slot) = generation.slots.iter_mut().find(|slot| slot.incumbent == Some(from))
-                    && slot.recycle.is_none()
-                {
-                    slot.recycle = Some(reason.clone());
-                    actions.push(Action::Record(Record::Recycles { tags, reason }));
-                }
+                generation.recycle(from, reason, actions);
             }
             // Its replacement is not waited for: it may never come back, and what it cannot serve goes to the handoff.
             FromWorker::Stuck { reason } => {
@@ -674,10 +668,24 @@ impl State {
         self.reload_failure = Some(reason);
     }
 
+    fn order_replacement(&mut self, slot: u32, actions: &mut Vec<Action>) {
+        let serving = self.generations.iter_mut().find(|generation| generation.role == Role::Serving);
+        let Some(generation) = serving else { return };
+        let incumbent = generation.slots.iter().find(|place| place.number == slot).and_then(|place| place.incumbent);
+        if let Some(incumbent) = incumbent {
+            generation.recycle(incumbent, "it was ordered by rgunicornctl".into(), actions);
+        }
+    }
+
     fn scale_by(&mut self, difference: i32, now: Instant, actions: &mut Vec<Action>) {
         let Some(newest) = self.generations.iter().rfind(|generation| generation.role != Role::Leaving) else { return };
+        let have = u32::try_from(newest.slots.len()).unwrap_or(u32::MAX);
+        self.scale_to(have.saturating_add_signed(difference), now, actions);
+    }
+
+    fn scale_to(&mut self, wanted: u32, now: Instant, actions: &mut Vec<Action>) {
+        let Some(newest) = self.generations.iter().rfind(|generation| generation.role != Role::Leaving) else { return };
         let (setting, have) = (newest.plan.workers, newest.slots.len());
-        let wanted = u32::try_from(have).unwrap_or(u32::MAX).saturating_add_signed(difference);
         if wanted == 0 {
             actions.push(Action::Record(Record::NotScaled));
             return;

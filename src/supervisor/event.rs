@@ -59,6 +59,10 @@ pub(crate) enum Order {
     More,
     /// TTOU: one worker fewer.
     Fewer,
+    /// So many workers.
+    Scale(u32),
+    /// Another worker in this slot, ready before the one there leaves.
+    Replace(u32),
 }
 
 /// How a process ended.

@@ -8,7 +8,7 @@ use super::action::Action;
 use super::backoff::Backoff;
 use super::event::{Plan, Serial};
 use super::process::{CANCEL_TIME, Killed, MARGIN, Phase, Process, STOP_TIME, Seat};
-use super::record::Tags;
+use super::record::{Record, Tags};
 use super::slot::Slot;
 use rgunicorn_protocol::ToWorker;
 use std::collections::BTreeMap;
@@ -144,6 +144,29 @@ impl Generation {
             self.backoff.forget();
         }
         self.backoff.fail(reason, now);
+    }
+
+    /// Whether a promoted worker holds this slot.
+    pub(crate) fn serves_at(&self, slot: u32) -> bool {
+        let incumbent = self.slots.iter().find(|place| place.number == slot).and_then(|place| place.incumbent);
+        incumbent.is_some_and(|serial| self.is_serving(serial))
+    }
+
+    fn is_serving(&self, serial: Serial) -> bool {
+        matches!(self.processes.get(&serial).map(|process| &process.phase), Some(Phase::Serving { .. }))
+    }
+
+    /// A worker that serves is to be replaced; another boots in its place first.
+    pub(crate) fn recycle(&mut self, serial: Serial, reason: String, actions: &mut Vec<Action>) {
+        let Some(tags) = self.processes.get(&serial).map(|process| self.tags(process)) else { return };
+        let serves = self.is_serving(serial);
+        if serves
+            && let Some(slot) = self.slots.iter_mut().find(|slot| slot.incumbent == Some(serial))
+            && slot.recycle.is_none()
+        {
+            slot.recycle = Some(reason.clone());
+            actions.push(Action::Record(Record::Recycles { tags, reason }));
+        }
     }
 
     /// Changes the number of slots. Workers on places that are no more leave.

@@ -17,6 +17,7 @@ mod pidfile;
 mod process;
 mod reap;
 mod record;
+mod report;
 mod signals;
 mod slot;
 mod spawn;
@@ -24,6 +25,7 @@ mod status;
 #[cfg(test)]
 mod world;
 
+use crate::control::Control;
 use crate::exit::Exit;
 use crate::listeners::Listeners;
 use crate::settings::{Invocation, Settings};
@@ -70,12 +72,13 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
             return Ok(Exit::Failure);
         }
     };
+    let control = Control::open(&settings, &logger);
     // A reload may open other logs; nothing here keeps the first ones open.
     drop(logger);
     raise_fd_limit();
     let listeners = Listeners::adopt(activated);
     let source = Source::Serve { invocation, first: Some(Box::new(settings)) };
-    let exit = supervise(Purpose::Serve, source, invocation.program.clone(), log, listeners);
+    let exit = supervise(Purpose::Serve, source, invocation.program.clone(), log, listeners, control);
     drop(pidfile);
     exit
 }
@@ -91,7 +94,7 @@ pub(crate) fn check(settings: &Settings) -> Result<Exit, String> {
     settings.log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log };
     let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
     let source = Source::Check { settings: Box::new(settings) };
-    supervise(Purpose::Check, source, program, log, Listeners::default())
+    supervise(Purpose::Check, source, program, log, Listeners::default(), Control::default())
 }
 
 fn supervise(
@@ -100,6 +103,7 @@ fn supervise(
     program: PathBuf,
     log: rgunicorn_log::Log,
     listeners: Listeners,
+    control: Control,
 ) -> Result<Exit, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("the arbiter cannot {what}: {error}");
     let signals = Signals::take().map_err(|error| failed("take its signals", &error))?;
@@ -109,7 +113,7 @@ fn supervise(
         .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.to_u64()))
         .map_err(|error| failed("wait for signals", &error))?;
     let mut performer =
-        Performer::new(source, program, log, listeners, epoll).map_err(|error| failed("begin", &error))?;
+        Performer::new(source, program, log, listeners, control, epoll).map_err(|error| failed("begin", &error))?;
 
     let outcome = turn(purpose, &signals, &mut performer)?;
 
@@ -144,14 +148,22 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
         if let Some(outcome) = performer.outcome {
             return Ok(outcome);
         }
+        performer.report_progress(&state);
         performer.notifier.status(state.status());
         let now = Instant::now();
         if watchdog.poll_due(now) {
             performer.notifier.watchdog();
         }
         performer.notifier.poll_again(now);
+        performer.control.poll_again(&performer.epoll, Token::Control(0).to_u64(), now);
         let deadline = state.deadline(now);
-        let wake = [deadline, watchdog.deadline(), performer.notifier.deadline(), performer.log_deadline(now)];
+        let wake = [
+            deadline,
+            watchdog.deadline(),
+            performer.notifier.deadline(),
+            performer.log_deadline(now),
+            performer.control.deadline(),
+        ];
         let wake = wake.into_iter().flatten().min();
         let found = match performer.epoll.wait(&mut ready, timeout(wake, now)) {
             Ok(found) => found,
@@ -163,6 +175,7 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
                 Some(Token::Signals) => handle_signals(signals, performer),
                 Some(Token::Channel(serial)) => performer.handle_channel(serial),
                 Some(Token::Process(_)) => performer.handle_deaths(),
+                Some(Token::Control(client)) => performer.handle_control(client, &state),
                 None => {}
             }
         }

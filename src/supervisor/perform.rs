@@ -8,7 +8,9 @@ use super::action::{Action, Notice, Outcome};
 use super::decide::State;
 use super::event::{Event, Plan, Serial};
 use super::reap::{self, PidFd};
+use super::report::History;
 use super::spawn;
+use crate::control::{ClientId, Control};
 use crate::listeners::{Listener, Listeners};
 use crate::settings::{Invocation, Settings};
 use crate::systemd::notify::Notifier;
@@ -37,6 +39,8 @@ pub(super) enum Token {
     Signals,
     Channel(Serial),
     Process(Serial),
+    /// A client of the control socket, or with 0 the socket.
+    Control(ClientId),
 }
 
 impl Token {
@@ -45,6 +49,7 @@ impl Token {
             Token::Signals => 0,
             Token::Channel(Serial(serial)) => serial << 2 | 1,
             Token::Process(Serial(serial)) => serial << 2 | 2,
+            Token::Control(client) => client << 2 | 3,
         }
     }
 
@@ -53,14 +58,14 @@ impl Token {
             0 => (data == 0).then_some(Token::Signals),
             1 => Some(Token::Channel(Serial(data >> 2))),
             2 => Some(Token::Process(Serial(data >> 2))),
-            _ => None,
+            _ => Some(Token::Control(data >> 2)),
         }
     }
 }
 
 /// A mold or a worker that was ordered and is not gone.
 #[derive(Debug)]
-struct Peer {
+pub(super) struct Peer {
     channel: Channel,
     /// The channel's end has been reported.
     ended: bool,
@@ -69,15 +74,15 @@ struct Peer {
     process: Option<PidFd>,
     generation: u32,
     /// A worker's part of the scoreboard.
-    sheet: Option<Sheet>,
+    pub(super) sheet: Option<Sheet>,
 }
 
 /// What one reading of the settings amounts to.
 #[derive(Debug)]
-struct Prepared {
-    settings: Rc<Settings>,
+pub(super) struct Prepared {
+    pub(super) settings: Rc<Settings>,
     module: PathBuf,
-    listeners: Vec<Rc<Listener>>,
+    pub(super) listeners: Vec<Rc<Listener>>,
 }
 
 /// Where settings come from.
@@ -94,17 +99,19 @@ pub(super) struct Performer<'a> {
     pub(super) outcome: Option<Outcome>,
     pub(super) notifier: Notifier,
     pub(super) epoll: Epoll,
+    pub(super) control: Control,
+    pub(super) history: History,
     source: Source<'a>,
     program: PathBuf,
     log: Log,
-    logger: Logger,
+    pub(super) logger: Logger,
     listeners: Listeners,
     /// Receiving and sending end of what workers hand each other.
     handoff: (OwnedFd, OwnedFd),
     /// `None` where the machine lacks memory or fds; then there are no figures.
-    scoreboard: Option<Scoreboard>,
-    generations: BTreeMap<u32, Prepared>,
-    peers: BTreeMap<Serial, Peer>,
+    pub(super) scoreboard: Option<Scoreboard>,
+    pub(super) generations: BTreeMap<u32, Prepared>,
+    pub(super) peers: BTreeMap<Serial, Peer>,
 }
 
 impl<'a> Performer<'a> {
@@ -115,6 +122,7 @@ impl<'a> Performer<'a> {
         program: PathBuf,
         log: Log,
         listeners: Listeners,
+        control: Control,
         epoll: Epoll,
     ) -> io::Result<Performer<'a>> {
         let logger = log.logger();
@@ -125,11 +133,14 @@ impl<'a> Performer<'a> {
         let scoreboard = Scoreboard::create()
             .inspect_err(|error| warn!(logger, "There are no figures, as their memory cannot be made: {}", error))
             .ok();
+        control.watch(&epoll, Token::Control(0).to_u64());
         Ok(Performer {
             events: VecDeque::new(),
             outcome: None,
             notifier,
             epoll,
+            control,
+            history: History::default(),
             source,
             program,
             log,
@@ -207,7 +218,10 @@ impl<'a> Performer<'a> {
                 Notice::Stopping => self.notifier.stopping(),
                 Notice::Extend(time) => self.notifier.extend(time),
             },
-            Action::Record(record) => record.write(&self.logger),
+            Action::Record(record) => {
+                record.write(&self.logger);
+                self.history.note(&record);
+            }
             Action::Exit(outcome) => self.outcome = Some(outcome),
         }
     }

@@ -1,10 +1,11 @@
 //! What arbiter, mold and worker say to each other.
 //!
 //! Owns the message types ([`message`]), the socket they travel on ([`channel`]), what a worker must know to serve
-//! ([`settings`]) and the memory that all share ([`scoreboard`]). Knows nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram,
-//! complete or not at all.
+//! ([`settings`]), the memory that all share ([`scoreboard`]) and the language of the control socket ([`control`]). Knows
+//! nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram, complete or not at all.
 
 pub mod channel;
+pub mod control;
 pub mod message;
 pub mod scoreboard;
 pub mod settings;

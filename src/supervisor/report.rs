@@ -1,0 +1,487 @@
+//! What an operator orders over the control socket, and is told.
+//!
+//! Owns the words of the answers, and the memory of what has happened ([`History`]). Reads the state, the books and the
+//! scoreboard and changes none of them: what an operator wants done becomes an event like a signal does. Invariant: every
+//! order gets exactly one answer that is not progress.
+
+use super::decide::{Life, State};
+use super::event::{Event, Order, Serial};
+use super::generation::Generation;
+use super::perform::{Performer, Token};
+use super::process::{Phase, Process, Seat};
+use super::record::{Record, counted};
+use crate::control::ClientId;
+use crate::settings::explain;
+use rgunicorn_protocol::control::{self as wire, Answer, Happening, Quantiles, Reload, Speed, Status, Totals};
+use rgunicorn_protocol::scoreboard::{Counter, LaneState, Sheet, Tally, Times, monotonic_us};
+use slog::{Drain, Level, Logger, Never, OwnedKVList, o};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Most workers that may be ordered by hand: enough for any machine, small enough to catch a slipped finger.
+const MOST_WORKERS: u32 = 4096;
+
+/// Hears what records say.
+#[derive(Debug, Default)]
+struct Ear(Mutex<Vec<(Level, String)>>);
+
+impl Drain for Ear {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &slog::Record<'_>, _values: &OwnedKVList) -> Result<(), Never> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((record.level(), record.msg().to_string()));
+        Ok(())
+    }
+}
+
+/// What has happened since the arbiter started, as its records tell it.
+pub(super) struct History {
+    ear: Arc<Ear>,
+    listener: Logger,
+    started: f64,
+    /// The same on the board's clock.
+    started_us: u64,
+    serving_since: f64,
+    deaths: u64,
+    recycled: u64,
+    latest_death: Option<Happening>,
+    /// Reloads that have begun and that have ended, one at a time.
+    begun: u64,
+    ended: u64,
+    latest_reload: Option<Reload>,
+    /// Clients that wait for the end of a reload, each with its number.
+    waiting: Vec<(ClientId, u64)>,
+    /// What they are to be told meanwhile.
+    progress: Vec<Answer>,
+}
+
+impl Default for History {
+    fn default() -> History {
+        let ear = Arc::new(Ear::default());
+        History {
+            listener: Logger::root(Arc::clone(&ear), o!()),
+            ear,
+            started: unix_time(),
+            started_us: monotonic_us(),
+            serving_since: 0.0,
+            deaths: 0,
+            recycled: 0,
+            latest_death: None,
+            begun: 0,
+            ended: 0,
+            latest_reload: None,
+            waiting: Vec::new(),
+            progress: Vec::new(),
+        }
+    }
+}
+
+impl History {
+    /// A record was written.
+    pub(super) fn note(&mut self, record: &Record) {
+        record.write(&self.listener);
+        let heard = std::mem::take(&mut *self.ear.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for (level, text) in heard {
+            self.understand(record, &text);
+            if !self.waiting.is_empty() {
+                self.progress.push(Answer::Progress { level: level.as_str().to_ascii_lowercase(), text });
+            }
+        }
+    }
+
+    fn understand(&mut self, record: &Record, text: &str) {
+        if let Record::WorkerDied { .. } | Record::MoldDied { .. } = record {
+            self.deaths += 1;
+            self.latest_death = Some(Happening { at: unix_time(), text: text.to_owned() });
+        }
+        if let Record::Recycles { .. } = record {
+            self.recycled += 1;
+        }
+        if let Record::ReloadBegins { .. } = record {
+            self.begun += 1;
+        }
+        if let Record::Serves { generation, .. } = record {
+            self.serving_since = unix_time();
+            if *generation > 1 {
+                self.end_reload(*generation, None);
+            }
+        }
+        if let Record::ReloadNotPrepared { generation, .. } = record {
+            self.end_reload(*generation, Some(text.to_owned()));
+        }
+        if let Record::ReloadFailed { tags, .. } = record {
+            self.end_reload(tags.generation, Some(text.to_owned()));
+        }
+    }
+
+    fn end_reload(&mut self, generation: u32, failure: Option<String>) {
+        self.ended = self.begun;
+        self.latest_reload = Some(Reload { at: unix_time(), generation, failure });
+    }
+}
+
+impl Performer<'_> {
+    /// Something happened on the control socket.
+    pub(super) fn handle_control(&mut self, id: ClientId, state: &State) {
+        let orders = self.control.handle_ready(id, &self.epoll, control_data, &self.logger);
+        self.obey(orders, state);
+    }
+
+    fn obey(&mut self, mut orders: Vec<(ClientId, wire::Order)>, state: &State) {
+        while let Some((id, order)) = orders.pop() {
+            if let Some(answer) = self.answer_to(id, &order, state) {
+                self.control.answer(id, &answer, &self.epoll, control_data);
+                orders.extend(self.control.poll_orders(id, &self.epoll, control_data));
+            }
+        }
+    }
+
+    /// Tells those who wait for a reload how it goes. To be called once all events are dealt with.
+    pub(super) fn report_progress(&mut self, state: &State) {
+        for answer in std::mem::take(&mut self.history.progress) {
+            for (id, _) in &self.history.waiting {
+                self.control.answer(*id, &answer, &self.epoll, control_data);
+            }
+        }
+        let over = match &state.life {
+            Life::Starting | Life::Serving => false,
+            Life::Stopping { .. } | Life::Over => true,
+        };
+        let ended = self.history.ended;
+        let (ready, waiting) =
+            std::mem::take(&mut self.history.waiting).into_iter().partition(|(_, wanted)| over || *wanted <= ended);
+        self.history.waiting = waiting;
+        let ready: Vec<(ClientId, u64)> = ready;
+        for (id, wanted) in ready {
+            let answer = self.end_of_reload(wanted <= ended, state);
+            self.control.answer(id, &answer, &self.epoll, control_data);
+            let orders = self.control.poll_orders(id, &self.epoll, control_data);
+            self.obey(orders, state);
+        }
+    }
+
+    fn end_of_reload(&self, ended: bool, state: &State) -> Answer {
+        let serving = state.serving().map_or(0, |generation| generation.number);
+        match self.history.latest_reload.as_ref().filter(|_| ended) {
+            None => Answer::Failed { text: "the instance stops".into() },
+            Some(Reload { failure: None, generation, .. }) => {
+                Answer::Done { text: format!("generation {generation} serves") }
+            }
+            Some(Reload { failure: Some(_), .. }) => {
+                Answer::Failed { text: format!("the reload has failed, generation {serving} goes on") }
+            }
+        }
+    }
+
+    /// The answer to an order. `None`: it comes later.
+    fn answer_to(&mut self, id: ClientId, order: &wire::Order, state: &State) -> Option<Answer> {
+        let stops = matches!(state.life, Life::Stopping { .. } | Life::Over);
+        let done = |text: String| Some(Answer::Done { text });
+        let failed = |text: &str| Some(Answer::Failed { text: text.to_owned() });
+        match order {
+            wire::Order::Status => Some(Answer::Status(Box::new(self.status(state)))),
+            wire::Order::Workers => Some(Answer::Workers { workers: self.workers(state) }),
+            wire::Order::Requests => Some(Answer::Requests { requests: self.requests(state) }),
+            wire::Order::Settings => Some(Answer::Settings { text: self.settings(state) }),
+            wire::Order::Stop { quick } => {
+                self.events.push_back(Event::Order(if *quick { Order::StopNow } else { Order::Stop }));
+                done(if stops { "stopping faster".into() } else { "stopping".into() })
+            }
+            wire::Order::Reopen => {
+                self.events.push_back(Event::Order(Order::ReopenLogs));
+                done("the log files are opened anew".into())
+            }
+            wire::Order::Scale { .. }
+            | wire::Order::ScaleBy { .. }
+            | wire::Order::Retire { .. }
+            | wire::Order::Reload
+                if stops =>
+            {
+                failed("the instance stops")
+            }
+            wire::Order::Scale { workers } => self.scale(i64::from(*workers), state),
+            wire::Order::ScaleBy { difference } => {
+                let have = newest(state).map_or(0, |generation| generation.slots.len());
+                self.scale(i64::try_from(have).unwrap_or(i64::MAX).saturating_add(i64::from(*difference)), state)
+            }
+            wire::Order::Retire { slot } => {
+                let serves = state.serving().is_some_and(|generation| generation.serves_at(*slot));
+                if !serves {
+                    return failed(&format!("no worker serves in slot {slot}"));
+                }
+                self.events.push_back(Event::Order(Order::Replace(*slot)));
+                done(format!("the worker of slot {slot} leaves as soon as another one is ready in its place"))
+            }
+            wire::Order::Reload => {
+                // One that runs already may have read the settings before they were changed: the next one counts.
+                self.history.waiting.push((id, self.history.begun + 1));
+                self.events.push_back(Event::Order(Order::Reload));
+                None
+            }
+        }
+    }
+
+    fn scale(&mut self, wanted: i64, state: &State) -> Option<Answer> {
+        let have = newest(state).map_or(0, |generation| generation.slots.len());
+        let answer = match u32::try_from(wanted).ok().filter(|wanted| (1..=MOST_WORKERS).contains(wanted)) {
+            None => Answer::Failed { text: format!("{wanted} workers cannot be had: from 1 to {MOST_WORKERS}") },
+            Some(_) if have == 0 => Answer::Failed { text: "no generation is there yet".into() },
+            Some(wanted) => {
+                self.events.push_back(Event::Order(Order::Scale(wanted)));
+                let wanted = counted(wanted as usize, "worker");
+                Answer::Done { text: format!("from now on {wanted}, {have} before") }
+            }
+        };
+        Some(answer)
+    }
+
+    fn settings(&self, state: &State) -> String {
+        let prepared = state.serving().and_then(|generation| self.generations.get(&generation.number));
+        prepared.map(|prepared| explain::listing(&prepared.settings)).unwrap_or_default()
+    }
+
+    fn sheet(&self, serial: Serial) -> Option<&Sheet> {
+        self.peers.get(&serial).and_then(|peer| peer.sheet.as_ref())
+    }
+
+    fn status(&self, state: &State) -> Status {
+        let history = &self.history;
+        let now = monotonic_us();
+        let mut tally = self.scoreboard.as_ref().map(|board| board.gone()).unwrap_or_default();
+        let mut status = Status {
+            version: rgunicorn_protocol::VERSION.to_owned(),
+            pid: std::process::id().cast_signed(),
+            started: history.started,
+            life: match &state.life {
+                Life::Starting => "starting",
+                Life::Serving => "serving",
+                Life::Stopping { .. } | Life::Over => "stopping",
+            }
+            .to_owned(),
+            summary: state.status(),
+            spooled: self.scoreboard.as_ref().map_or(0, |board| board.spooled()),
+            deaths: history.deaths,
+            recycled: history.recycled,
+            latest_death: history.latest_death.clone(),
+            reloading: state.incoming().is_some() && state.life == Life::Serving,
+            latest_reload: history.latest_reload.clone(),
+            ..Status::default()
+        };
+        for generation in &state.generations {
+            let counts = generation.counts();
+            status.workers_serving += counts.serving as u32;
+            status.workers_booting += (counts.booting + counts.ready) as u32;
+            status.workers_leaving += counts.leaving as u32;
+            for process in generation.processes.values() {
+                match process.seat {
+                    Seat::Mold => status.molds.extend(process.pid),
+                    Seat::Slot(_) => status.workers.extend(process.pid),
+                }
+                let Some(sheet) = self.sheet(process.serial) else { continue };
+                let own = sheet.tally();
+                status.connections += own.connections();
+                tally.add(&own, now);
+                if matches!(process.phase, Phase::Serving { .. }) {
+                    let busy = sheet.busy() as u32;
+                    status.lanes += sheet.lanes().len() as u32;
+                    status.lanes_busy += busy;
+                    status.workers_busy += u32::from(busy > 0);
+                }
+            }
+        }
+        if let Some(newest) = newest(state) {
+            status.workers_wanted = newest.slots.len() as u32;
+        }
+        if let Some(generation) = state.serving() {
+            status.generation = generation.number;
+            status.generation_since = history.serving_since;
+            status.interpreter.clone_from(&generation.interpreter);
+        }
+        let shown = state.serving().or(state.incoming()).and_then(|shown| self.generations.get(&shown.number));
+        if let Some(prepared) = shown {
+            status.instance.clone_from(&prepared.settings.instance);
+            status.app.clone_from(&prepared.settings.app);
+            status.worker_class = prepared.settings.worker_class.name().to_owned();
+            status.listeners = prepared.listeners.iter().map(ToString::to_string).collect();
+        }
+        let age = now.saturating_sub(history.started_us);
+        status.totals = totals(&tally);
+        status.recent = speed(&tally.recent(now), Tally::window(now).min(age));
+        status.overall = speed(&tally.times(), age);
+        status
+    }
+
+    fn workers(&self, state: &State) -> Vec<wire::Worker> {
+        let (now, now_us) = (Instant::now(), monotonic_us());
+        let age = now_us.saturating_sub(self.history.started_us);
+        let mut workers = Vec::new();
+        for generation in &state.generations {
+            for process in generation.processes.values() {
+                let Seat::Slot(slot) = process.seat else { continue };
+                let (name, since) = phase(process);
+                let recycle = generation
+                    .slots
+                    .iter()
+                    .find(|slot| slot.incumbent == Some(process.serial))
+                    .and_then(|slot| slot.recycle.clone());
+                let mut worker = wire::Worker {
+                    slot,
+                    generation: generation.number,
+                    pid: process.pid.unwrap_or(0),
+                    state: name.to_owned(),
+                    seconds: since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
+                    recycle,
+                    ..wire::Worker::default()
+                };
+                if let Some(sheet) = self.sheet(process.serial) {
+                    let tally = sheet.tally();
+                    worker.lanes = sheet.lanes().len() as u32;
+                    worker.busy = sheet.busy() as u32;
+                    worker.connections = tally.connections();
+                    worker.spooled = sheet.spooled();
+                    worker.totals = totals(&tally);
+                    worker.recent = speed(&tally.recent(now_us), Tally::window(now_us).min(age));
+                }
+                workers.push(worker);
+            }
+        }
+        workers.sort_by_key(|worker| (worker.slot, worker.generation));
+        workers
+    }
+
+    fn requests(&self, state: &State) -> Vec<wire::Request> {
+        let now = monotonic_us();
+        let seconds = |since: u64| now.saturating_sub(since) as f64 / 1e6;
+        let mut requests = Vec::new();
+        for generation in &state.generations {
+            for process in generation.processes.values() {
+                let (Seat::Slot(slot), Some(sheet)) = (process.seat, self.sheet(process.serial)) else { continue };
+                for (lane, record) in (1..).zip(sheet.lanes()) {
+                    let Some(running) = record.look() else { continue };
+                    requests.push(wire::Request {
+                        slot,
+                        generation: generation.number,
+                        pid: process.pid.unwrap_or(0),
+                        lane,
+                        thread: running.glance.thread,
+                        state: match running.glance.state {
+                            LaneState::Application => "application",
+                            LaneState::Client => "client",
+                        }
+                        .to_owned(),
+                        seconds: seconds(running.glance.since),
+                        quiet: seconds(running.glance.progress),
+                        method: running.method,
+                        path: running.path,
+                        truncated: running.truncated,
+                    });
+                }
+            }
+        }
+        requests.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        requests
+    }
+}
+
+fn control_data(id: ClientId) -> u64 {
+    Token::Control(id).to_u64()
+}
+
+fn newest(state: &State) -> Option<&Generation> {
+    state.incoming().or(state.serving())
+}
+
+/// What a worker is doing, in the operator's words, and since when.
+fn phase(process: &Process) -> (&'static str, Option<Instant>) {
+    match process.phase {
+        Phase::Booting { since, .. } => ("booting", Some(since)),
+        Phase::Ready => ("ready", None),
+        Phase::Serving { since } => ("serving", Some(since)),
+        Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } => ("leaving", None),
+        Phase::Killed { .. } => ("killed", None),
+    }
+}
+
+fn totals(tally: &Tally) -> Totals {
+    Totals {
+        requests: tally.requests(),
+        responses_1xx: tally.get(Counter::Responses1xx),
+        responses_2xx: tally.get(Counter::Responses2xx),
+        responses_3xx: tally.get(Counter::Responses3xx),
+        responses_4xx: tally.get(Counter::Responses4xx),
+        responses_5xx: tally.get(Counter::Responses5xx),
+        unanswered: tally.get(Counter::Unanswered),
+        body_bytes: tally.get(Counter::BodyBytes),
+        accepted: tally.get(Counter::Accepted),
+        handed_over: tally.get(Counter::HandedOver),
+        rejected: tally.get(Counter::Rejected),
+        queue_timeouts: tally.get(Counter::QueueTimeouts),
+        timeouts: tally.get(Counter::Timeouts),
+        send_timeouts: tally.get(Counter::SendTimeouts),
+        spool_refusals: tally.get(Counter::SpoolRefusals),
+    }
+}
+
+fn speed(times: &Times, span_us: u64) -> Speed {
+    let span = Duration::from_micros(span_us).as_secs_f64();
+    let requests = times.latency.count();
+    let quantiles = |histogram: &rgunicorn_protocol::scoreboard::Histogram| {
+        let at = |share| histogram.quantile(share).map(|us| us as f64 / 1e6);
+        Some(Quantiles { p50: at(0.5)?, p90: at(0.9)?, p99: at(0.99)?, p999: at(0.999)? })
+    };
+    Speed {
+        seconds: span,
+        requests,
+        rate: if span > 0.0 { requests as f64 / span } else { 0.0 },
+        latency: quantiles(&times.latency),
+        queue: quantiles(&times.queue),
+    }
+}
+
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::record::{Fault, Tags};
+
+    const TAGS: Tags = Tags { generation: 2, slot: Some(1), pid: Some(7) };
+
+    fn failed() -> Record {
+        let fault = Fault { kind: None, message: "no".into(), traceback: Some("Traceback".into()) };
+        Record::ReloadFailed { tags: TAGS, serving: 1, fault }
+    }
+
+    #[test]
+    fn a_reload_is_counted_from_its_beginning_to_its_end() {
+        let mut history = History::default();
+        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false });
+        assert_eq!((history.begun, history.ended), (1, 0));
+        history.note(&failed());
+        assert_eq!((history.begun, history.ended), (1, 1));
+        assert!(history.latest_reload.unwrap().failure.unwrap().ends_with("no\nTraceback"));
+    }
+
+    #[test]
+    fn who_waits_for_a_reload_hears_every_record_until_then() {
+        let mut history = History::default();
+        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false });
+        assert!(history.progress.is_empty());
+        history.waiting.push((1, 2));
+        history.note(&failed());
+        let [Answer::Progress { level, text }] = &history.progress[..] else { panic!("{:?}", history.progress) };
+        assert!(level == "error" && text.contains("generation 1 goes on"), "{level} {text}");
+    }
+
+    #[test]
+    fn the_first_generation_is_no_reload() {
+        let mut history = History::default();
+        let after = Duration::ZERO;
+        history.note(&Record::Serves { generation: 1, workers: 1, interpreter: String::new(), after });
+        assert!(history.serving_since > 0.0);
+        assert_eq!(history.latest_reload, None);
+    }
+}
