@@ -4,6 +4,7 @@
 //! permissions than it shall have; one on which somebody listens is never taken away; only what is still ours is removed.
 
 use crate::settings::Settings;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use rgunicorn_protocol::control::{SOCKET, folder};
@@ -92,40 +93,12 @@ impl Place {
                 folder = Some(parent.to_owned());
             }
         }
-        match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.to_string()),
-            Ok(found) if !found.file_type().is_socket() => return Err("a file that is no socket is there".to_owned()),
-            Ok(_) => match UnixStream::connect(path) {
-                Ok(_) => return Err("another process listens there; is this instance running already?".to_owned()),
-                // Left behind by a process that was killed.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(error.to_string()),
-            },
+        let bound = bind_below(parent, path, mode);
+        if let (Err(_), Some(folder)) = (&bound, &folder) {
+            let _ = std::fs::remove_dir(folder);
         }
-        // Bound beside and renamed, so that what is there is replaced at once and never missing; bound under a umask,
-        // so that nobody can connect before the permissions are set. The arbiter has one thread.
-        let beside = parent.join(format!(".{SOCKET}.{}", std::process::id()));
-        let _ = std::fs::remove_file(&beside);
-        let before = umask(Mode::from_bits_truncate(!mode & 0o777));
-        let bound = UnixListener::bind(&beside);
-        umask(before);
-        let placed = bound.and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            std::fs::rename(&beside, path)?;
-            let found = path.symlink_metadata()?;
-            Ok((listener, (found.dev(), found.ino())))
-        });
-        match placed {
-            Ok((listener, identity)) => Ok(Place { listener, path: path.to_owned(), identity, folder }),
-            Err(error) => {
-                let _ = std::fs::remove_file(&beside);
-                if let Some(folder) = folder {
-                    let _ = std::fs::remove_dir(folder);
-                }
-                Err(error.to_string())
-            }
-        }
+        let (listener, identity) = bound?;
+        Ok(Place { listener, path: path.to_owned(), identity, folder })
     }
 
     /// Where it is.
@@ -143,6 +116,34 @@ impl Drop for Place {
             let _ = std::fs::remove_dir(folder);
         }
     }
+}
+
+/// Binds, after removing what a process that was killed has left there. Two that start at the same time wait for each
+/// other.
+fn bind_below(folder: &Path, path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64)), String> {
+    let text = |error: io::Error| error.to_string();
+    let folder = std::fs::File::open(folder).map_err(text)?;
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, errno)| errno.desc().to_owned())?;
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.to_string()),
+        Ok(found) if !found.file_type().is_socket() => return Err("a file that is no socket is there".to_owned()),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => return Err("another process listens there; is this instance running already?".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(text)?;
+            }
+            Err(error) => return Err(error.to_string()),
+        },
+    }
+    // Bound under a umask, so that nobody can connect before the permissions are set. The arbiter has one thread.
+    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    let listener = bound.map_err(text)?;
+    listener.set_nonblocking(true).map_err(text)?;
+    let found = path.symlink_metadata().map_err(text)?;
+    Ok((listener, (found.dev(), found.ino())))
 }
 
 /// Makes the folder, or makes sure that nobody else can put things into it. Whether it was made.

@@ -406,7 +406,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("With 0o660 the group, with 0o666 everybody may scale, reload and stop the instance."),
     Setting::new("control_socket_disable", Section::Control, Kind::Switch, Is("false"), "No control socket")
         .flags(&["--no-control-socket"])
-        .on_reload(OnReload::Restart(CONTROL)),
+        .on_reload(OnReload::Restart(CONTROL))
+        .doc("rgunicornctl cannot reach such an instance; signals can."),
 
     // HTTP/2
     Setting::new("http_protocols", Section::Http2, Kind::List, Is("h1"), "Protocols: h1, h2").flags(&["--http-protocols"]).not_yet(),

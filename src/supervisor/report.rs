@@ -84,7 +84,8 @@ impl History {
         let heard = std::mem::take(&mut *self.ear.0.lock().unwrap_or_else(PoisonError::into_inner));
         for (level, text) in heard {
             self.understand(record, &text);
-            if !self.waiting.is_empty() {
+            let matters = level.is_at_least(Level::Info) || matches!(record, Record::WorkerReady { .. });
+            if matters && !self.waiting.is_empty() {
                 self.progress.push(Answer::Progress { level: level.as_str().to_ascii_lowercase(), text });
             }
         }

@@ -109,7 +109,7 @@ def main():
     hello(channel, 0)
     configuration, fds = hear(channel)
     assert configuration["type"] == "configure", configuration
-    assert len(fds) == len(configuration["listeners"]) + 2, "the listeners and the two ends of the handoff"
+    assert len(fds) == len(configuration["listeners"]) + 3, "the listeners, the two ends of the handoff, the scoreboard"
     inherited = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
     strangers = [fd for fd in inherited if fd > 2 and fd != 63 and fd not in fds and os.path.exists(f"/proc/self/fd/{fd}")]
     assert not strangers, strangers

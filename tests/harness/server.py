@@ -41,6 +41,12 @@ def run(*arguments, cwd=None, env=None, timeout=30):
                           capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
 
+def control(*words, timeout=30, **more):
+    """Runs rgunicornctl to its end: the finished process, with text."""
+    return subprocess.run([BINARY.with_name("rgunicornctl"), *map(str, words)], text=True, capture_output=True,
+                          timeout=timeout, stdin=subprocess.DEVNULL, **more)
+
+
 class Notifications:
     """The receiving end of NOTIFY_SOCKET: what systemd would be told. Reads at once, as systemd does."""
 
@@ -129,8 +135,8 @@ class Server:
 
     @property
     def addresses(self):
-        """Where the server listens, in the order of its listeners."""
-        return processes.listening(self.pid)
+        """Where the server listens for its application, in the order of its listeners."""
+        return [address for address in processes.listening(self.pid) if not str(address).endswith("/control.sock")]
 
     @property
     def address(self):

@@ -14,7 +14,7 @@ pub(crate) fn status(status: &Status, memory: &Memory) -> String {
     let ago = |at: f64| span((now - at).max(0.0));
     let mut out = String::new();
     let mut line = |name: &str, text: String| {
-        let _ = writeln!(out, "{name:<10} {text}");
+        let _ = writeln!(out, "{name:<11} {text}");
     };
     let name = if status.instance.is_empty() { "rgunicorn" } else { &status.instance };
     line(
@@ -23,7 +23,7 @@ pub(crate) fn status(status: &Status, memory: &Memory) -> String {
     );
     line("State", status.summary.clone());
     if status.generation > 0 {
-        let each = if status.workers_serving == 0 { 1 } else { status.lanes / status.workers_serving };
+        let each = status.lanes.checked_div(status.workers_serving).unwrap_or(1);
         let lanes = if each > 1 {
             format!(", {} with {each} threads each", status.worker_class)
         } else {
