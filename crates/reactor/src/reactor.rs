@@ -59,12 +59,20 @@ pub enum Next {
     Finished,
 }
 
+/// See [`Hooks::flush_log`].
+type FlushLog = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// How long records that the journal did not take wait for the next try.
+const FLUSH_LOG_EVERY: i32 = 5;
+
 /// What the reactor has others do.
 pub struct Hooks {
     /// Reopens the worker's log files.
     pub reopen: Box<dyn Fn() + Send>,
     /// Takes the stack of a lane.
     pub stack: TakeStack,
+    /// Offers the journal again what it did not take; says whether something still waits.
+    pub flush_log: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// The fds that a worker has from the arbiter.
@@ -112,6 +120,7 @@ pub struct Reactor {
     pub sheet: Arc<Sheet>,
     pub(crate) in_lanes: InLanes,
     pub(crate) take_stack: TakeStack,
+    flush_log: FlushLog,
     /// See [`ReactorSettings`].
     pub settings: ReactorSettings,
     /// The worker's root logger.
@@ -171,6 +180,7 @@ impl Reactor {
             sheet,
             in_lanes: InLanes::new(lanes),
             take_stack: hooks.stack,
+            flush_log: hooks.flush_log,
             settings,
             log,
         }))
@@ -223,7 +233,10 @@ impl Reactor {
             }
             table.next_deadline()
         };
-        let timeout = self.timeout_until(deadline);
+        let mut timeout = self.timeout_until(deadline);
+        if (self.flush_log)() {
+            timeout = if timeout < 0 { FLUSH_LOG_EVERY } else { timeout.min(FLUSH_LOG_EVERY) };
+        }
         self.harvest(hands, timeout);
         self.polling.fetch_sub(1, Ordering::SeqCst);
     }

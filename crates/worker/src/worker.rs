@@ -79,13 +79,15 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
                 "error" => %error);
         }
     });
+    let flushed = Arc::clone(&log);
+    let flush_log = Box::new(move || flushed.is_waiting() && !flushed.flush());
     let logger = log.logger();
     let reactor = Reactor::new(
         reactor_settings,
         Inheritance { listeners, handoff, channel, sheet },
         lanes,
         seconds(settings.graceful_timeout),
-        Hooks { reopen, stack: stacks::taker(py) },
+        Hooks { reopen, stack: stacks::taker(py), flush_log },
         logger.clone(),
     )
     .map_err(|(channel, error)| (channel, machine_fault(format!("the worker cannot make its event loop: {error}"))))?;

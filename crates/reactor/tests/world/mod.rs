@@ -66,7 +66,7 @@ impl Instance {
             inheritance,
             lanes,
             Duration::from_secs(30),
-            Hooks { reopen: Box::new(|| {}), stack: Box::new(|_| None) },
+            Hooks { reopen: Box::new(|| {}), stack: Box::new(|_| None), flush_log: Box::new(|| false) },
             slog::Logger::root(slog::Discard, slog::o!()),
         )
         .map_err(|(_, error)| error)
