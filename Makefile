@@ -10,7 +10,7 @@ DEMO    := .cache/demo
 # More for pytest: make test PYTEST_ARGS='tests/lifecycle -k respawn'
 PYTEST_ARGS ?=
 
-.PHONY: help build demo test test-rust test-system deb bench fuzz lint clean
+.PHONY: help build demo test test-rust test-system deb bench fuzz torture lint clean
 
 help:
 	@echo 'make demo    build, then serve examples/ on http://127.0.0.1:8000'
@@ -19,6 +19,7 @@ help:
 	@echo 'make deb     dist/rgunicorn_VERSION_ARCH.deb'
 	@echo 'make bench   processor time per request, beside other servers'
 	@echo 'make fuzz    ten minutes of libFuzzer for each target'
+	@echo 'make torture SECONDS=60   load, kills, recycling, changes of scale: what is lost?'
 	@echo 'make lint    formatting and lints'
 
 # The binary looks for the worker module beside itself, so nothing has to be installed.
@@ -67,6 +68,14 @@ bench: build
 fuzz:
 	@.ci/require g++=g++
 	fuzz/run 600
+
+# For each pool. More for tests/torture/run: make torture TORTURE_ARGS='--events reload --seed 7'
+SECONDS ?= 60
+TORTURE_ARGS ?=
+torture: build $(VENV)/ready
+	cargo build --release -p rgunicorn-torture
+	RGUNICORN=$(abspath $(BIN)) TORTURE=$(abspath $(TARGET))/release/rgunicorn-torture \
+	    $(VENV)/bin/python tests/torture/run --seconds $(SECONDS) $(TORTURE_ARGS)
 
 lint:
 	cargo fmt --all --check
