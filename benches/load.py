@@ -33,8 +33,21 @@ class Run:
         return self.requests / self.seconds
 
 
-def run(server, *, seconds, connections, cpus, script=None):
-    """Loads `server` from the processors `cpus`."""
+def run(server, *, seconds, connections, cpus, script=None, company=None):
+    """Loads `server` from the processors `cpus`.
+
+    `company`: a path and a number of connections that go on asking for it meanwhile; latencies and requests are those
+    of the others, the processor time is everybody's.
+    """
+    if company:
+        path, others = company
+        beside = subprocess.Popen(["wrk", "-t1", f"-c{others}", f"-d{seconds}s", "--timeout", "5s",
+                                   f"http://127.0.0.1:{server.port}{path}"], stdout=subprocess.DEVNULL,
+                                  preexec_fn=lambda: os.sched_setaffinity(0, cpus))
+        try:
+            return run(server, seconds=seconds, connections=connections, cpus=cpus, script=script)
+        finally:
+            beside.wait(seconds + 30)
     command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s"]
     if script:
         command += ["-s", str(APPS / script)]

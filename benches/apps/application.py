@@ -13,12 +13,12 @@ def hello(environ, start_response):
 
 
 def mixed(environ, start_response):
-    """/sleep waits 10 ms as for a database, /spin computes for about 5 ms, everything else is hello."""
+    """/sleep waits 10 ms as for a database, /spin computes for 5 ms, /hog for 50; everything else is hello."""
     path = environ["PATH_INFO"]
     if path == "/sleep":
         time.sleep(0.010)
-    elif path == "/spin":
-        end = time.thread_time() + 0.005
+    elif path in ("/spin", "/hog"):
+        end = time.thread_time() + (0.005 if path == "/spin" else 0.050)
         while time.thread_time() < end:
             sum(range(1000))
     start_response("200 OK", _HEADERS)
