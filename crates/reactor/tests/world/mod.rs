@@ -156,6 +156,7 @@ pub(crate) fn answer(exchange: &mut Exchange, hands: &mut Hands, body: &[u8]) {
     let _ = exchange.send(body);
 }
 
+#[allow(dead_code, reason = "not every file of tests asks")]
 pub(crate) fn path(exchange: &Exchange) -> String {
     String::from_utf8(exchange.head().path(exchange.bytes()).to_vec()).unwrap()
 }
