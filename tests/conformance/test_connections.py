@@ -1,5 +1,9 @@
 """RFC 9112 section 9: how long a connection lives, and what becomes of clients who do not keep the rules."""
 
+import os
+import socket
+from signal import SIGCONT, SIGSTOP
+
 import pytest
 from harness import Gate, until
 
@@ -168,3 +172,24 @@ def test_a_slow_reader_keeps_nobody_from_being_served(serve):
         assert len(client.response().body) == 400_000
         client.close()
     until(lambda: server.get("/").status == 200, "an answer")
+
+
+# A worker reads sixteen times 16 KiB of one connection before others have their turn.
+@pytest.mark.parametrize("total", [15 * 16384 + 1, 16 * 16384 - 1, 16 * 16384, 16 * 16384 + 1])
+def test_a_request_that_ends_with_the_last_read_of_a_turn_is_answered(serve, tmp_path, total):
+    server = serve("app:app", bind=[f"unix:{tmp_path}/app.sock"], files={"app.py": """
+        def app(environ, start_response):
+            length = len(environ["wsgi.input"].read())
+            start_response("200 OK", [])
+            return [str(length).encode()]
+    """.replace("\n        ", "\n")})
+    (worker,) = server.workers
+    with server.connect(f"{tmp_path}/app.sock") as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %06d\r\n\r\n"
+        body = b"x" * (total - len(head % 0))
+        # All of it lies in the socket when the worker begins to read.
+        os.kill(worker, SIGSTOP)
+        client.send(head % len(body) + body)
+        os.kill(worker, SIGCONT)
+        assert client.response().body == b"%d" % len(body)

@@ -228,3 +228,22 @@ def test_write_raises_when_the_client_has_left_and_that_is_no_fault(wsgi):
         client.socket.recv(1000)
     server.found("a client left before its response was complete", "debug")
     assert server.get("/").body == b"fine"
+
+
+def test_a_forked_child_that_returns_from_the_application_does_not_go_on_as_a_worker(wsgi):
+    server = wsgi("""
+        import os
+
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/fork":
+                os.fork()
+            start_response("200 OK", [])
+            return [b"%d" % os.getpid()]
+    """)
+    with server.connect() as client:
+        (worker,) = server.workers
+        for _ in range(20):
+            assert client.get("/fork").body == b"%d" % worker
+    for _ in range(20):
+        assert server.get().body == b"%d" % worker
+    until(lambda: server.workers == [worker], "the children to be gone")

@@ -26,7 +26,7 @@ pub use body::{BufferedBody, Spool, SpoolError};
 pub use exchange::{BodyError, Exchange, Finished, Flow, SendError};
 pub use hands::Hands;
 pub use lanes::{Lanes, Role};
-pub use offspring::close_in_child;
+pub use offspring::{close_in_child, leave_if_child};
 pub use outbox::OwnedBytes;
 pub use reactor::{Hooks, Inheritance, Next, Reactor};
 pub use settings::{ReactorSettings, seconds};

@@ -19,6 +19,15 @@ pub(crate) fn in_child() -> bool {
     IN_CHILD.load(Ordering::Relaxed)
 }
 
+/// Ends this process if the application has forked it: what comes back from the application there is a second copy of
+/// the lane, and would answer, accept and change the worker's epoll set, which both share (epoll(7)).
+pub fn leave_if_child() {
+    if in_child() {
+        // SAFETY: _exit runs no handlers and touches no memory.
+        unsafe { libc::_exit(0) };
+    }
+}
+
 fn word(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
     let fd = usize::try_from(fd).ok()?;
     OURS.get(fd / 64).map(|word| (word, 1 << (fd % 64)))

@@ -113,6 +113,7 @@ impl Pool {
                 Next::Exchange(mut exchange) => {
                     let since = reactor.enter_application(number, &mut exchange);
                     let served = self.bridge.serve(py, &lane, exchange);
+                    rgunicorn_reactor::leave_if_child();
                     let role = reactor.leave_application(number, since);
                     self.recycling.count(reactor);
                     if let Served::Exit(status) = served {
