@@ -1,0 +1,135 @@
+"""gthread: many lanes in one worker, each a real Python thread."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from harness.waiting import until
+
+APP = {"app.py": """
+import json, os, sys, threading, time
+from pathlib import Path
+
+local = threading.local()
+traced = set()
+
+def trace(frame, event, arg):
+    traced.add(threading.current_thread().name)
+
+def app(environ, start_response):
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    local.count = getattr(local, "count", 0) + 1
+    if path == "/enter":
+        mine = Path(query) / f"{threading.get_ident()}-{time.monotonic_ns()}"
+        mine.touch()
+        gate = Path(query) / "gate"
+        while not gate.exists():
+            time.sleep(0.005)
+        mine.unlink()
+    elif path == "/sleep":
+        time.sleep(0.3)
+    elif path == "/trace":
+        threading.settrace(trace)
+        sys.settrace(trace)
+        (lambda: None)()
+        sys.settrace(None)
+    thread = threading.current_thread()
+    body = json.dumps({
+        "name": thread.name, "main": thread is threading.main_thread(), "native": thread.native_id,
+        "listed": thread in threading.enumerate(), "count": local.count, "pid": os.getpid(),
+        "multithread": environ["wsgi.multithread"], "traced": sorted(traced),
+    }).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""}
+
+
+@pytest.fixture
+def server(serve):
+    return serve("app:app", "--workers", 1, "--threads", 4, files=APP)
+
+
+def ask_at_once(server, target, count):
+    """So many requests on connections of their own; the answers, and how long all of them took."""
+    connections = [server.connect(timeout=20) for _ in range(count)]
+    begun = time.monotonic()
+    for connection in connections:
+        connection.request(target=target)
+    answers = [connection.response().json() for connection in connections]
+    took = time.monotonic() - begun
+    for connection in connections:
+        connection.close()
+    return answers, took
+
+
+def test_threads_with_sync_mean_gthread_as_in_gunicorn(server):
+    assert server.get("/").json()["multithread"] is True
+
+
+def test_lanes_are_real_python_threads_with_names_of_their_own(server, tmp_path):
+    entered = tmp_path / "entered"
+    entered.mkdir()
+    connections = [server.connect(timeout=20) for _ in range(4)]
+    for connection in connections:
+        connection.request(target=f"/enter?{entered}")
+    until(lambda: len(list(entered.iterdir())) == 4, "four requests inside at once")
+    (entered / "gate").touch()
+    answers = [connection.response().json() for connection in connections]
+    assert len({answer["name"] for answer in answers}) == 4
+    assert len({answer["native"] for answer in answers}) == 4
+    assert all(answer["listed"] and not answer["main"] for answer in answers)
+    assert {answer["count"] for answer in answers} == {1}, "each has its own threading.local"
+
+
+def test_tracers_work_in_lanes(server):
+    assert server.get("/trace").json()["traced"]
+
+
+def test_a_fifth_request_waits_for_a_lane_and_not_for_a_timeout(server, tmp_path):
+    entered = tmp_path / "entered"
+    entered.mkdir()
+    connections = [server.connect(timeout=20) for _ in range(5)]
+    for connection in connections:
+        connection.request(target=f"/enter?{entered}")
+    until(lambda: len(list(entered.iterdir())) == 4, "four requests inside at once")
+    (entered / "gate").touch()
+    assert [connection.response().status for connection in connections] == [200] * 5
+
+
+def test_eight_blocking_requests_take_two_rounds(server):
+    _, one = ask_at_once(server, "/sleep", 4)
+    _, two = ask_at_once(server, "/sleep", 8)
+    # One after the other they would take 1.2 and 2.4 s.
+    assert 0.3 <= one < 0.9
+    assert 0.6 <= two < 1.5
+
+
+def test_a_quick_request_does_not_wait_for_a_blocked_one(server, tmp_path):
+    entered = tmp_path / "entered"
+    entered.mkdir()
+    with server.connect(timeout=20) as blocked:
+        blocked.request(target=f"/enter?{entered}")
+        until(lambda: list(entered.iterdir()), "one request inside")
+        with server.connect() as quick:
+            for _ in range(100):
+                assert quick.get("/").status == 200
+        (entered / "gate").touch()
+        assert blocked.response().status == 200
+
+
+def test_an_idle_worker_with_threads_does_not_wake_up(server):
+    server.get("/")
+    (worker,) = server.workers
+
+    def wakeups():
+        text = [(task / "status").read_text() for task in Path(f"/proc/{worker}/task").iterdir()]
+        return sum(int(line.split()[1]) for status in text for line in status.splitlines() if "ctxt_switches" in line)
+
+    # Two looks in a row that agree: nothing has run in between. The first ones may still see the last request's end.
+    def quiet():
+        before = wakeups()
+        threading.Event().wait(0.5)
+        return wakeups() == before
+
+    until(quiet, "half a second without a wake-up", 10)
