@@ -296,6 +296,11 @@ impl Reactor {
                     Source::Handoff => take_over = true,
                     Source::Kick => {
                         let _ = self.kick.read();
+                        // The end is for everybody: whoever takes the kick passes it on, or another thread that is
+                        // about to block would not hear of it. Taking comes first, so no kick is lost in between.
+                        if self.finished.load(Ordering::SeqCst) {
+                            self.kick();
+                        }
                     }
                 }
             }
