@@ -53,7 +53,6 @@ def test_term_serves_the_requests_that_wait_in_the_backlog(serve, tmp_path):
 def test_a_request_that_outlives_graceful_timeout_is_ended(serve, tmp_path):
     server = serve("plain:app", "--graceful-timeout", 1)
     gate = Gate(tmp_path)
-    server.expect("graceful_timeout|deadline|killed")
     with server.connect() as client:
         client.request(target=gate.target)
         worker = gate.entered()
@@ -225,3 +224,40 @@ def test_subprocesses_of_the_application_have_the_default_signals(serve):
 def test_subprocesses_of_the_application_inherit_no_descriptor_of_ours(serve):
     descriptors = serve("plain:app").get("/descriptors").text.split()
     assert descriptors == ["0", "1", "2", "3"]  # 3 is the directory that ls reads
+
+
+def test_term_lets_the_application_close_what_it_has_sent(serve, tmp_path):
+    """The client has everything; close() of the body may still have work to do."""
+    files = {"m.py": "import os, time\n"
+                     "class Body(list):\n"
+                     "    def close(self):\n"
+                     f"        open({str(tmp_path / 'closing')!r}, 'w').close()\n"
+                     f"        while not os.path.exists({str(tmp_path / 'go')!r}):\n"
+                     "            time.sleep(0.005)\n"
+                     "        print('closed in peace')\n"
+                     "def app(environ, start_response):\n"
+                     "    start_response('200 OK', [('Content-Length', '2'), ('Connection', 'close')])\n"
+                     "    return Body([b'ok'])\n"}
+    server = serve("m:app", files=files)
+    (worker,) = server.workers
+    assert server.get("/").body == b"ok"
+    until(lambda: (tmp_path / "closing").exists(), "close() to be called")
+    server.signal(SIGTERM)
+    server.found("stopping")
+    with pytest.raises(AssertionError):
+        until(lambda: not alive(worker), "the worker to leave too early", within=0.5)
+    (tmp_path / "go").touch()
+    assert server.wait() == 0
+    assert server.log.find("closed in peace")
+
+
+@pytest.mark.parametrize("number", [SIGQUIT, SIGTERM], ids=["QUIT", "graceful_timeout"])
+def test_a_request_that_is_cut_off_is_named(serve, tmp_path, number):
+    server = serve("plain:app", "--graceful-timeout", 1)
+    gate = Gate(tmp_path)
+    with server.connect() as client:
+        client.request(target=gate.target)
+        gate.entered()
+        server.signal(number)
+        assert server.wait(within=10) == 0
+    assert server.log.find(r"GET /gate.* is cut off")

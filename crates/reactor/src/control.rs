@@ -109,11 +109,12 @@ impl Reactor {
         self.finish_if_retired();
     }
 
-    /// Ends the worker once the last connection has gone.
+    /// Ends the worker once the last connection has gone and the application has come back: what it does after its
+    /// response (`close()` of the body) has the same time as the response itself.
     pub(crate) fn finish_if_retired(&self) {
         if self.retiring.load(Ordering::SeqCst) {
             let _none_arrives = lock(&self.arrival);
-            if self.connections() == 0 {
+            if self.connections() == 0 && self.lanes.inside() == 0 {
                 self.finish();
             }
         }

@@ -645,6 +645,7 @@ impl Reactor {
             self.in_lanes.set(lane, None);
         }
         let role = self.lanes.leave(lane, since.elapsed());
+        self.finish_if_retired();
         if role == Role::Lead && self.standby_in_charge.load(Ordering::SeqCst) {
             self.kick();
         }

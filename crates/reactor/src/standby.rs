@@ -16,6 +16,7 @@
 use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
 use crate::timeouts::Watch;
+use rgunicorn_protocol::scoreboard::{LaneRecord, monotonic_us};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -80,8 +81,17 @@ impl Reactor {
         let until = Instant::now() + LEAVE_WITHIN;
         while self.lanes.inside() > 0 {
             if Instant::now() >= until {
-                slog::warn!(self.log, "The worker leaves, though the application has not come back from its requests";
-                    "requests" => self.lanes.inside());
+                for running in self.sheet.lanes().iter().filter_map(LaneRecord::look) {
+                    let seconds = monotonic_us().saturating_sub(running.glance.since) as f64 / 1e6;
+                    slog::warn!(
+                        self.log,
+                        "{} {} is cut off after {:.1} s in the application: the worker leaves at once, \
+                        or graceful_timeout is over",
+                        running.method,
+                        running.path,
+                        seconds
+                    );
+                }
                 crate::sys::end_process();
             }
             std::thread::park_timeout(TICK);
