@@ -127,7 +127,10 @@ impl Sheet {
     /// A request is over at `now` that the application was called for: its class, its bytes, its times.
     pub fn record(&self, now: Instant, status: u16, body_bytes: u64, latency: Duration, queue: Duration) {
         let tally = &self.own.head().tally;
-        tally.add(Counter::of_status(status), 1);
+        let class = Counter::of_status(status);
+        if class != Counter::Responses2xx {
+            tally.add(class, 1);
+        }
         if body_bytes > 0 {
             tally.add(Counter::BodyBytes, body_bytes);
         }

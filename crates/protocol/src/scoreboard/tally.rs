@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Counter {
     /// Final responses with status 1xx: connections that became something else (101).
     Responses1xx,
-    /// Responses of the application, or made in its place, with status 2xx.
+    /// Responses of the application, or made in its place, with status 2xx. Never added to: what remains of all requests,
+    /// which are counted anyway.
     Responses2xx,
     /// The same with 3xx.
     Responses3xx,
@@ -219,7 +220,17 @@ pub struct Tally {
 impl Tally {
     /// The value of one counter.
     pub fn get(&self, counter: Counter) -> u64 {
-        self.counters[counter as usize]
+        if counter != Counter::Responses2xx {
+            return self.counters[counter as usize];
+        }
+        let others = [
+            Counter::Responses1xx,
+            Counter::Responses3xx,
+            Counter::Responses4xx,
+            Counter::Responses5xx,
+            Counter::Unanswered,
+        ];
+        others.iter().fold(self.requests(), |left, other| left.saturating_sub(self.counters[*other as usize]))
     }
 
     /// The times of all requests.
