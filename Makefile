@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 help:
 	@echo 'make demo    build, then serve examples/ on http://127.0.0.1:8000'
 	@echo 'make test    every test (installs what is missing)'
-	@echo 'make build   $(BIN) and its worker module'
+	@echo 'make build   $(BIN), rgunicornctl and the worker module'
 	@echo 'make deb     dist/rgunicorn_VERSION_ARCH.deb'
 	@echo 'make bench   processor time per request, beside other servers'
 	@echo 'make fuzz    ten minutes of libFuzzer for each target'

@@ -28,7 +28,7 @@ def test_it_has_the_version_of_the_sources(deb):
 
 
 def test_everything_is_where_it_belongs(contents):
-    for path in ("usr/bin/rgunicorn", "usr/lib/rgunicorn/rgunicorn_worker.abi3.so",
+    for path in ("usr/bin/rgunicorn", "usr/bin/rgunicornctl", "usr/lib/rgunicorn/rgunicorn_worker.abi3.so",
                  "usr/lib/systemd/system/rgunicorn@.service", "usr/lib/systemd/system/rgunicorn@.socket",
                  "usr/lib/sysusers.d/rgunicorn.conf", "usr/lib/tmpfiles.d/rgunicorn.conf",
                  "usr/lib/systemd/catalog/rgunicorn.catalog", "etc/rgunicorn/example.toml",

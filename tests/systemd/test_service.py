@@ -1,5 +1,6 @@
 """The service in a real systemd: from its package, started by the first request, watched in the journal."""
 
+import json
 import os
 import time
 
@@ -109,6 +110,33 @@ def test_reload_brings_a_new_generation_and_keeps_the_arbiter(instance):
     assert one.get("/").body == b"hello\n"
 
 
+def test_a_reload_that_fails_makes_systemctl_reload_fail_and_the_old_generation_serves_on(instance):
+    one = instance("unready").open()
+    one.may_fail = True
+    one.get("/")
+    before = one.arbiter
+    one.box.write(f"{one.directory}/plain.py", "raise RuntimeError('broken release')\n")
+    assert one.box.systemctl("reload", one.service, check=False).returncode != 0
+    assert "broken release" in one.found("The reload has failed", "PRIORITY=3")["MESSAGE"]
+    assert one.state == "active/running" and one.arbiter == before
+    assert one.get("/").body == b"hello\n"
+    one.box.write(f"{one.directory}/plain.py", (APPS / "plain.py").read_text())
+    one.box.systemctl("reload", one.service)
+    assert one.get("/").body == b"hello\n"
+
+
+def test_root_asks_an_instance_by_its_name_and_others_may_not(instance):
+    one = instance("asked").open()
+    one.get("/")
+    status = json.loads(one.box.run("rgunicornctl", "-i", "asked", "--json", "status").stdout)
+    assert (status["instance"], status["pid"], status["generation"]) == ("asked", one.arbiter, 1)
+    assert status["totals"]["requests"] == 1
+    assert status["memory"][str(status["workers"][0])]["pss"] > 0
+    stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "rgunicornctl", "-i", "asked", "status"]
+    refused = one.box.run(*stranger, check=False)
+    assert refused.returncode == 3 and "may not use" in refused.stderr
+
+
 def test_a_signal_to_every_process_of_the_unit_is_a_reload_and_kills_nobody(instance):
     one = instance("signalled").open()
     one.get("/")
@@ -209,6 +237,7 @@ def test_the_activation_sockets_directory_is_roots(instance):
 
 def test_the_application_may_write_to_its_state_directory_and_nowhere_else(instance):
     source = """
+import json
 import os
 def app(environ, start_response):
     results = []

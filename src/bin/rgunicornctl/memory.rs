@@ -60,6 +60,11 @@ impl Memory {
         pids.filter_map(|pid| self.get(*pid)).map(|usage| usage.proportional).sum()
     }
 
+    /// What several of them share, counted once.
+    pub(crate) fn shared(&self) -> u64 {
+        self.0.values().map(|usage| usage.proportional.saturating_sub(usage.unique)).sum()
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         let each = self.0.iter().map(|(pid, usage)| {
             (pid.to_string(), json!({"pss": usage.proportional, "uss": usage.unique, "rss": usage.resident}))

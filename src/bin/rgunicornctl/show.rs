@@ -127,6 +127,7 @@ pub(crate) fn status(status: &Status, memory: &Memory) -> String {
         if !status.molds.is_empty() {
             let _ = write!(text, ", mold {}", bytes(molds));
         }
+        let _ = write!(text, "; {} of it shared", bytes(memory.shared()));
         line("Memory", text);
     }
     out
