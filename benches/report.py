@@ -29,7 +29,7 @@ def scenario(title, rounds, stolen):
 
 def memory(figures):
     """A table of `memory.measure`'s figures."""
-    lines = ["\n### memory of 4 workers with a Flask application, MiB of PSS, after 400 requests", "",
+    lines = ["\n### memory of 4 workers with the Django project, MiB of PSS, after 400 requests", "",
              "| server | whole tree | arbiter | arbiter's wake-ups while idle | tree's wake-ups while idle |",
              "|---|---|---|---|---|"]
     for name, row in figures.items():

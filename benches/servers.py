@@ -186,7 +186,7 @@ class Tools:
         for line in (HERE / "peers.txt").read_text().split():
             package = line.partition("==")[0]
             stamp = self.cache / f"{line}.installed"
-            needed = package in ("flask", "gunicorn") or any(name.startswith(package) for name in wanted)
+            needed = package in ("django", "gunicorn") or any(name.startswith(package) for name in wanted)
             if stamp.exists() or not needed:
                 continue
             if package == "bjoern":

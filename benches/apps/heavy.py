@@ -1,19 +1,18 @@
-"""An application with the weight of a usual one, for the figures of memory."""
+"""The Django project of the tests, for the figures of memory: what a usual application weighs."""
 
-import asyncio  # noqa: F401
-import decimal  # noqa: F401
-import email.message  # noqa: F401
-import http.client  # noqa: F401
-import sqlite3  # noqa: F401
-import xml.etree.ElementTree  # noqa: F401
+import os
+import sys
+from pathlib import Path
 
-from flask import Flask
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "apps" / "django_project"))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
 
-hello = Flask(__name__)
-# What a usual application has in translations, settings, models and templates.
-TABLE = {f"key {number}": [number, str(number), {"number": number}] for number in range(40_000)}
+from django.core.wsgi import get_wsgi_application  # noqa: E402
+
+_application = get_wsgi_application()
 
 
-@hello.get("/")
-def index():
-    return "Hello, World!"
+def hello(environ, start_response):
+    """The project's own admin login: sessions, templates, translations, forms are all in use."""
+    environ["PATH_INFO"] = "/admin/login/"
+    return _application(environ, start_response)
