@@ -97,14 +97,14 @@ pub(crate) struct Connection {
     /// a read finds nothing.
     pub(crate) readable: bool,
     /// The client's FIN or RST was announced: reading goes on until it is found.
-    hung_up: bool,
+    pub(crate) hung_up: bool,
     /// The client said that this request is its last.
     client_closes: bool,
     /// `100 Continue` was sent for the request in hand.
     pub(crate) continued: bool,
     /// No request was complete on this connection yet.
     pub(crate) fresh: bool,
-    /// How long its request has waited with the worker that handed it over.
+    /// How long its request has waited before it came to this worker.
     pub(crate) waited_before: Duration,
     /// While the worker leaves: how long its first request is waited for.
     begin_until: Option<Instant>,
@@ -148,14 +148,13 @@ impl Connection {
     }
 
     /// When somebody must look at the connection though nothing happened.
-    pub(crate) fn deadline(&self, settings: &ReactorSettings) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Receiving => {
                 [self.engine.deadline(), self.begin_until.filter(|_| self.is_idle())].into_iter().flatten().min()
             }
-            Phase::Answering => {
-                self.complete.filter(|_| !settings.queue_timeout.is_zero()).map(|at| at + settings.queue_timeout)
-            }
+            // In the application, or in the queue, which has a deadline of its own (queue.rs).
+            Phase::Answering => None,
             Phase::Flushing { deadline, .. } => *deadline,
             Phase::Lingering { deadline, .. } => Some(*deadline),
         }
@@ -164,6 +163,11 @@ impl Connection {
     /// Whether it waits for a request of which no byte has come.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Receiving) && self.unread() == 0 && self.engine.is_idle()
+    }
+
+    /// How long its complete request has waited for a lane, here and with other workers.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited_before + self.complete.map(|at| at.elapsed()).unwrap_or_default()
     }
 
     /// Received bytes that are not consumed.

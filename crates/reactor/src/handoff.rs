@@ -19,7 +19,7 @@ use crate::token::Source;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use rgunicorn_http::{self as http, Framing, ProxyHeader};
 use rgunicorn_protocol::ListenerAddress;
-use rgunicorn_protocol::scoreboard::Counter;
+use rgunicorn_protocol::scoreboard::{Counter, monotonic_us};
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The record's form. A taker of another form ends the connection, which only an upgrade that changes it could cause.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 /// Most bytes that travel with a connection; one that has more stays.
 const MOST_BYTES: usize = 16 * 1024;
 /// Most bytes of a datagram, within any SO_SNDBUF.
@@ -57,6 +57,17 @@ impl Handoff {
     }
 }
 
+/// The first connection in the handoff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// There is none, or it cannot be read from here.
+    Nothing,
+    /// One without a complete request.
+    Idle,
+    /// One whose request has waited so long.
+    Waited(Duration),
+}
+
 /// What travels beside the fd, before the bytes.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
@@ -65,8 +76,10 @@ struct Record {
     proxied: Option<(u8, Option<(SocketAddr, SocketAddr)>)>,
     /// Nothing was consumed yet: a PROXY header may come.
     fresh: bool,
-    /// Microseconds that its complete request has waited already.
-    waited: u64,
+    /// Since when its complete request waits, in microseconds of CLOCK_MONOTONIC; none if there is no such request.
+    since: Option<u64>,
+    /// The client had ended its side when the connection was handed over.
+    hung_up: bool,
     /// Bytes that follow.
     bytes: usize,
 }
@@ -133,7 +146,8 @@ impl Reactor {
             peer: connection.peer,
             proxied: connection.proxied.as_ref().map(|header| (header.version, header.addresses)),
             fresh: connection.fresh && connection.proxied.is_none(),
-            waited: connection.complete.map_or(0, |at| at.elapsed().as_micros() as u64),
+            since: connection.complete.map(|_| monotonic_us().saturating_sub(connection.waited().as_micros() as u64)),
+            hung_up: connection.hung_up,
             bytes: bytes.len(),
         };
         let Some(datagram) = encode(&record, &bytes) else { return Err(connection) };
@@ -162,31 +176,44 @@ impl Reactor {
         Ok(())
     }
 
-    /// Takes what waits in the handoff: one datagram, so that idle workers share.
-    pub(crate) fn take_over(self: &Arc<Self>) {
+    /// Takes what waits in the handoff: one datagram, so that idle workers share. Whether there was one.
+    pub(crate) fn take_over(self: &Arc<Self>) -> bool {
         let error = {
             let _arrives = lock(&self.arrival);
             if self.finished.load(Ordering::SeqCst) {
-                return;
+                return false;
             }
             let received = match lock(&self.handoff).as_ref() {
                 Some(handoff) => receive(handoff),
-                None => return,
+                None => return false,
             };
             match received {
-                Ok((datagram, fds)) => return self.adopt(&datagram, fds),
+                Ok((datagram, fds)) => {
+                    self.adopt(&datagram, fds);
+                    return true;
+                }
                 Err(error) => error,
             }
         };
         match error {
             error if error.kind() == io::ErrorKind::WouldBlock => {}
             error if error.raw_os_error() == Some(libc::EMFILE) => {
-                if !self.end_an_idle_connection() {
-                    slog::warn!(self.log, "no fd is left to take a waiting connection over; raise LimitNOFILE= of the \
-                        unit (or ulimit -n)"; "connections" => self.connections());
-                }
+                self.say_full(&error);
+                self.end_an_idle_connection();
             }
             error => slog::error!(self.log, "the handoff cannot be read"; "error" => %error),
+        }
+        false
+    }
+
+    /// What stands at the head of the handoff.
+    pub(crate) fn head_of_handoff(&self) -> Head {
+        match lock(&self.handoff).as_ref().map(peek) {
+            None | Some(None) => Head::Nothing,
+            Some(Some(Record { since: None, .. })) => Head::Idle,
+            Some(Some(Record { since: Some(since), .. })) => {
+                Head::Waited(Duration::from_micros(monotonic_us().saturating_sub(since)))
+            }
         }
     }
 
@@ -207,11 +234,24 @@ impl Reactor {
             connection.input = bytes;
             connection.proxied =
                 record.proxied.map(|(version, addresses)| Box::new(ProxyHeader { version, addresses }));
-            connection.waited_before = Duration::from_micros(record.waited);
+            let waited = record.since.map_or(0, |since| monotonic_us().saturating_sub(since));
+            connection.waited_before = Duration::from_micros(waited);
+            connection.hung_up = record.hung_up;
             let look = Happened { readable: true, ..Happened::default() };
             self.admit(Box::new(connection), look);
         }
     }
+}
+
+/// Reads the first record of the first datagram and leaves it there.
+fn peek(handoff: &Handoff) -> Option<Record> {
+    let mut start = vec![0_u8; 4 * 1024];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    let mut parts = [IoSliceMut::new(&mut start)];
+    let length = recvmsg::<UnixAddr>(handoff.receive.as_raw_fd(), &mut parts, None, flags).ok()?.bytes;
+    let (prefix, rest) = start.get(..length)?.split_at_checked(4)?;
+    let record = rest.get(..usize::from(u16::from_le_bytes([prefix[2], prefix[3]])))?;
+    if prefix[0] == FORM { serde_json::from_slice(record).ok() } else { None }
 }
 
 /// Receives one datagram, if its fds have room in this process.
@@ -260,7 +300,8 @@ mod tests {
             peer: Some("192.0.2.1:80".parse().unwrap()),
             proxied: Some((2, None)),
             fresh: false,
-            waited: 7,
+            since: Some(7),
+            hung_up: true,
             bytes: 5,
         };
         let datagram = encode(&record, b"GET /").unwrap();
@@ -269,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_datagram_that_was_cut_anywhere_is_refused_whole() {
-        let record = Record { listener: None, peer: None, proxied: None, fresh: true, waited: 0, bytes: 3 };
+        let record =
+            Record { listener: None, peer: None, proxied: None, fresh: true, since: None, hung_up: false, bytes: 3 };
         let datagram = encode(&record, b"abc").unwrap();
         for end in 0..datagram.len() {
             assert!(decode(&datagram[..end]).is_none());

@@ -13,6 +13,7 @@ mod lanes;
 mod listener;
 mod offspring;
 mod outbox;
+mod queue;
 mod reactor;
 mod settings;
 mod standby;

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 struct Listener {
@@ -29,7 +30,12 @@ pub(crate) struct Listeners {
     open: bool,
     /// A spare fd: without it a full fd table could not even accept in order to refuse.
     reserve: Option<OwnedFd>,
+    /// When the last record said that no fd is left.
+    said_full: Option<Instant>,
 }
+
+/// At most one record in this time says that no fd is left: it happens for each connection, thousands in a second.
+const SAY_FULL_EVERY: Duration = Duration::from_secs(10);
 
 fn spare() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
@@ -41,7 +47,7 @@ impl Listeners {
             .into_iter()
             .map(|(fd, address)| Listener { fd: Socket::new(fd), address, watched: false })
             .collect();
-        Listeners { all, open: false, reserve: spare() }
+        Listeners { all, open: false, reserve: spare(), said_full: None }
     }
 
     pub(crate) fn number(&self, address: &ListenerAddress) -> Option<u32> {
@@ -199,8 +205,7 @@ impl Reactor {
     /// No fd is left. An idle connection makes room; if there is none, the connection that waits is accepted
     /// with the spare fd and closed, since a level-triggered listener would otherwise spin.
     fn out_of_fds(self: &Arc<Self>, n: u32, error: &io::Error) {
-        slog::warn!(self.log, "no fd is left for a new connection; raise LimitNOFILE= of the unit (or ulimit -n)";
-            "error" => %error, "connections" => self.connections());
+        self.say_full(error);
         if self.end_an_idle_connection() {
             return;
         }
@@ -210,6 +215,21 @@ impl Reactor {
             drop(sys::accept(listener.fd.as_fd()));
         }
         listeners.reserve = spare();
+    }
+
+    /// Warns that no fd is left, once in a while.
+    pub(crate) fn say_full(&self, error: &io::Error) {
+        let now = Instant::now();
+        {
+            let mut listeners = lock(&self.listeners);
+            if listeners.said_full.is_some_and(|at| now.saturating_duration_since(at) < SAY_FULL_EVERY) {
+                return;
+            }
+            listeners.said_full = Some(now);
+        }
+        slog::warn!(self.log, "no fd is left for a new connection: the connections that have been idle for longest are \
+            closed, or else the new ones; raise LimitNOFILE= of the unit (or ulimit -n)";
+            "error" => %error, "connections" => self.connections());
     }
 
     /// Whether the standby may accept.

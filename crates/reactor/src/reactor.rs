@@ -92,7 +92,7 @@ pub struct Inheritance {
 pub struct Reactor {
     pub(crate) epoll: Epoll,
     kick: EventFd,
-    table: Mutex<Table>,
+    pub(crate) table: Mutex<Table>,
     pub(crate) listeners: Mutex<Listeners>,
     pub(crate) handoff: Mutex<Option<Handoff>>,
     /// Whether retirement leaves somebody who takes connections over.
@@ -432,7 +432,7 @@ impl Reactor {
     }
 
     fn put_back(self: &Arc<Self>, connection: Box<Connection>) {
-        let deadline = connection.deadline(&self.settings);
+        let deadline = connection.deadline();
         self.watch_for_room(&connection);
         let ready = lock(&self.table).put_back(connection, deadline);
         if ready {
@@ -516,14 +516,16 @@ impl Reactor {
     }
 
     /// Gives a connection whose request is complete to the lane that asked, unless it needs none.
-    fn lend(self: &Arc<Self>, mut connection: Box<Connection>, hands: &mut Hands) -> Option<Box<Exchange>> {
-        let waited = connection.waited_before + connection.complete.map(|at| at.elapsed()).unwrap_or_default();
+    fn lend(self: &Arc<Self>, connection: Box<Connection>, hands: &mut Hands) -> Option<Box<Exchange>> {
+        let waited = connection.waited();
+        if connection.has_left(waited) {
+            slog::debug!(self.log, "a client left while its request waited for a lane";
+                "remote_addr" => connection.peer_text());
+            self.end(connection);
+            return None;
+        }
         if !self.settings.queue_timeout.is_zero() && waited > self.settings.queue_timeout {
-            slog::warn!(self.log, "a request waited too long for a lane and was answered with 503";
-                "setting" => "queue_timeout", "remote_addr" => connection.peer_text());
-            self.sheet.count(Counter::QueueTimeouts);
-            let verdict = connection.answer_error(503, hands, &self.surroundings());
-            self.follow(verdict, connection);
+            self.refuse_late(connection, hands);
             return None;
         }
         Some(Box::new(Exchange::new(Arc::clone(self), connection, waited)))
@@ -576,7 +578,7 @@ impl Reactor {
     /// Puts a connection into the table and the set, in this order: an event must find it there.
     pub(crate) fn admit(self: &Arc<Self>, connection: Box<Connection>, happened: Happened) {
         let (token, socket) = (connection.token, Arc::clone(&connection.socket));
-        let deadline = connection.deadline(&self.settings);
+        let deadline = connection.deadline();
         {
             let mut table = lock(&self.table);
             table.put_back(connection, deadline);

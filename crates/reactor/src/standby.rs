@@ -107,10 +107,11 @@ impl Reactor {
         self.standby_in_charge.store(true, Ordering::SeqCst);
         let mut accept_at = Instant::now() + ACCEPT_EVERY;
         while self.lanes.watch() == call && !self.finished.load(Ordering::Relaxed) {
-            let accepts = !listening && self.accepts();
-            let lanes = self.watch_lanes(watch);
-            let deadline = self.next_deadline().into_iter().chain(lanes).chain(accepts.then_some(accept_at)).min();
             self.find_lanes(hands);
+            let accepts = !listening && self.accepts();
+            let accept_at_last = accepts.then_some(accept_at);
+            let (lanes, late) = (self.watch_lanes(watch), self.refuse_late_requests(hands));
+            let deadline = [self.next_deadline(), lanes, late, accept_at_last].into_iter().flatten().min();
             self.harvest(hands, self.timeout_until(deadline));
             self.find_lanes(hands);
             if accepts && Instant::now() >= accept_at {

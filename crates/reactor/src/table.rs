@@ -11,7 +11,7 @@ use crate::timers::{Armed, Timers};
 use crate::token::{RESERVED, Token};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What epoll said of a connection and nobody has looked at yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -177,6 +177,23 @@ impl Table {
 
     pub(crate) fn push_request(&mut self, connection: Box<Connection>) {
         self.requests.push_back(connection);
+    }
+
+    /// Takes the requests that have waited for `limit`, and says when the next one will have.
+    pub(crate) fn take_late_requests(&mut self, limit: Duration) -> (VecDeque<Box<Connection>>, Option<Duration>) {
+        let (mut late, mut next) = (VecDeque::new(), None);
+        let mut waiting = VecDeque::with_capacity(self.requests.len());
+        for connection in self.requests.drain(..) {
+            match limit.checked_sub(connection.waited()).filter(|left| !left.is_zero()) {
+                None => late.push_back(connection),
+                Some(left) => {
+                    next = Some(next.map_or(left, |nearest: Duration| nearest.min(left)));
+                    waiting.push_back(connection);
+                }
+            }
+        }
+        self.requests = waiting;
+        (late, next)
     }
 
     pub(crate) fn pop_request(&mut self) -> Option<Box<Connection>> {

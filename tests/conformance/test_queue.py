@@ -1,0 +1,117 @@
+"""Complete requests that wait for a lane: queue_timeout on time, nothing done for clients that have left, health_path."""
+
+import time
+
+import pytest
+from harness import Gate
+from harness.waiting import until
+
+LATE = r"waited too long for a lane and was answered with 503"
+
+
+def blocked(server, gate):
+    """A connection whose request is in the application and stays there."""
+    client = server.connect()
+    client.request(target=gate.target)
+    gate.entered()
+    return client
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_queue_timeout_refuses_on_time_though_every_lane_is_stuck(serve, tmp_path, workers):
+    server = serve("plain:app", "--workers", workers, "--queue-timeout", 0.3)
+    gates = [Gate(tmp_path, f"gate{n}") for n in range(workers)]
+    stuck = [blocked(server, gate) for gate in gates]
+    begun, address = time.monotonic(), server.address
+    waiting = [server.connect(address) for _ in range(20)]
+    for client in waiting:
+        client.request(target="/")
+    with server.connect() as upload:
+        # Too long to be handed over: it waits with one worker.
+        upload.request("POST", "/", body=b"x" * 100_000)
+        for client in [*waiting, upload]:
+            response = client.response()
+            assert (response.status, response.header("Retry-After")) == (503, "1")
+            client.close()
+    assert time.monotonic() - begun >= 0.3
+    # The lanes are as stuck as before: it was not they who refused.
+    for gate, client in zip(gates, stuck, strict=True):
+        gate.open()
+        assert client.response().status == 200
+        client.close()
+    until(lambda: len(server.log.find(LATE, "warning")) == 21, "a record of each refusal")
+    assert server.get("/").status == 200
+
+
+def test_without_queue_timeout_requests_wait(serve, tmp_path):
+    server = serve("plain:app", "--workers", 1)
+    gate = Gate(tmp_path)
+    with blocked(server, gate) as stuck, server.connect() as waiting:
+        waiting.request(target="/")
+        gate.open()
+        assert (stuck.response().status, waiting.response().status) == (200, 200)
+
+
+COUNTING = {"m.py": """
+import pathlib, time
+
+calls = []
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    calls.append(path)
+    if path == "/gate":
+        directory = pathlib.Path(environ["QUERY_STRING"])
+        directory.with_suffix(".entered").write_text("1")
+        while not directory.exists():
+            time.sleep(0.005)
+    body = " ".join(calls).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""}
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:{}/s.sock"])
+def test_a_request_whose_client_has_left_while_it_waited_is_not_run(serve, tmp_path, bind):
+    server = serve("m:app", files=COUNTING, bind=[bind.format(tmp_path)])
+    gate = Gate(tmp_path)
+    with server.connect() as stuck, server.connect() as half_closed, server.connect() as patient:
+        stuck.request(target=gate.target)
+        gate.entered()
+        half_closed.request(target="/half_closed")
+        half_closed.shut()
+        leaving = [server.connect() for _ in range(10)]
+        for client in leaving:
+            client.request(target="/left")
+        patient.request(target="/patient")
+        # A FIN counts as leaving when it comes a while after the request; that while has to pass.
+        begun = time.monotonic()
+        until(lambda: time.monotonic() - begun > 0.3, "the requests to have waited")
+        for client in leaving:
+            client.close()
+        gate.open()
+        assert stuck.response().status == 200
+        # Who only ends his own side is answered.
+        if bind.startswith("127"):
+            assert half_closed.response().status == 200
+        assert "/left" not in patient.response().text
+
+
+def test_health_path_is_answered_by_a_busy_worker_and_says_when_it_drains(serve, tmp_path):
+    server = serve("plain:app", "--workers", 1, "--health-path", "/healthz")
+    gate = Gate(tmp_path)
+    stuck, probe = blocked(server, gate), server.connect()
+    assert (probe.get("/healthz").status, probe.exchange("HEAD", "/healthz?probe=1").status) == (200, 200)
+    half_open = server.connect()
+    half_open.send(b"GET /healthz HTTP/1.1\r\n")
+    assert probe.get("/healthz").status == 200
+    server.signal(15)
+    server.found("Stopping")
+    half_open.send(b"Host: h\r\n\r\n")
+    response = half_open.response()
+    assert (response.status, response.header("Connection")) == (503, "close")
+    gate.open()
+    assert stuck.response().status == 200
+    for client in (stuck, probe, half_open):
+        client.close()
+    assert server.wait() == 0
