@@ -1,0 +1,108 @@
+"""What happens when something runs out: fds, disk, the share of the disk; and that idle workers share what comes."""
+
+import resource
+import socket
+
+import pytest
+from harness import processes
+from harness.crowd import raise_fd_limit
+from harness.waiting import until
+
+LIMITED = ("bash", "-c", 'ulimit -n 64; exec "$@"', "limited")
+
+
+def closed(client):
+    """Whether the server has ended this connection."""
+    client.socket.setblocking(False)
+    try:
+        return client.socket.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_fds_the_oldest_idle_connections_make_room_for_new_ones(serve, workers):
+    server = serve("plain:app", "--workers", workers, wrapper=LIMITED)
+    before = server.workers
+    address = server.address
+    clients = []
+    for _ in range(200):
+        # Each is served: an idle one goes for each that comes.
+        client = server.connect(address)
+        assert client.get("/").status == 200
+        clients.append(client)
+    gone = [closed(client) for client in clients]
+    if workers == 1:
+        assert gone == sorted(gone, reverse=True), "an idle connection was closed before an older one"
+    assert 20 * workers <= gone.count(False) < 64 * workers
+    for client in clients:
+        client.close()
+    assert server.workers == before
+    assert server.get("/").status == 200
+    warnings = server.log.find("no fd is left", "warning")
+    assert 0 < len(warnings) < 20, "one record per connection would fill the log"
+
+
+def test_a_body_that_the_disk_does_not_take_is_a_500_and_hurts_nobody_else(serve):
+    server = serve("plain:app", "--workers", 1, "--request-buffer", 1000)
+    server.expect("could not be kept in /var/tmp")
+    (worker,) = server.workers
+    with server.connect() as other:
+        assert other.get("/").status == 200
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (64 << 10, 64 << 10))
+        with server.connect() as client:
+            assert client.post("/", b"x" * 200_000).status == 500
+        assert other.get("/").status == 200
+        assert other.post("/", b"x" * 20_000).status == 200
+    assert server.workers == [worker]
+
+
+def test_spool_limit_refuses_with_503_and_is_free_again_afterwards(serve):
+    server = serve("plain:app", "--workers", 2, "--request-buffer", 1000, "--spool-limit", 100_000)
+    with server.connect() as holder:
+        holder.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90000\r\n\r\n" + b"x" * 80_000)
+
+        def refused():
+            with server.connect() as client:
+                response = client.post("/", b"x" * 50_000)
+                return response.status == 503 and response.header("Retry-After")
+
+        # The limit is the instance's, whichever worker has the other body.
+        until(refused, "a body to be refused")
+        holder.send(b"x" * 10_000)
+        assert holder.response().status == 200
+    with server.connect() as client:
+        assert client.post("/", b"x" * 50_000).status == 200
+    assert server.log.find("spool_limit", "warning")
+
+
+def connections(pid):
+    return sum(target.startswith("socket:") for target in processes.open_files(pid).values())
+
+
+@pytest.mark.parametrize("how", ["in turn", "at once"])
+def test_idle_workers_share_connections_and_none_has_twice_the_mean(serve, how):
+    raise_fd_limit(2048)
+    server = serve("plain:app", "--workers", 4)
+    before = {pid: connections(pid) for pid in server.workers}
+    address, clients = server.address, []
+    for _ in range(400):
+        client = socket.socket()
+        client.settimeout(10)
+        if how == "at once":
+            client.setblocking(False)
+        client.connect_ex(address)
+        if how == "in turn":
+            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        clients.append(client)
+    shares = until(
+        lambda: (found := [connections(pid) - count for pid, count in before.items()]) and sum(found) == 400 and found,
+        "all to be accepted",
+    )
+    for client in clients:
+        client.close()
+    assert max(shares) <= 200, shares
+
