@@ -308,7 +308,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("Not needed under systemd."),
     Setting::new("proc_name", Section::Process, Kind::Text, Computed("app"), "Name in the process titles")
         .flags(&["-n", "--name"])
-        .doc("What ps shows beside the role, the generation and the slot."),
+        .doc("ps shows \"rgunicorn: worker [NAME]\", and mold for the process that forks the workers."),
     Setting::new("default_proc_name", Section::Process, Kind::Text, Is("gunicorn"), "Gunicorn's own use").no_effect("proc_name is the one to set"),
     Setting::new("daemon", Section::Process, Kind::Switch, Is("false"), "Go to the background")
         .flags(&["-D", "--daemon"])

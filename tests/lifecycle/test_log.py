@@ -1,7 +1,10 @@
 """What is written: one record per event, per traceback, per request."""
 
 import json
+import os
+import pwd
 import re
+from signal import SIGHUP, SIGUSR1
 
 import pytest
 from harness import until
@@ -107,3 +110,33 @@ def test_start_and_stop_are_records(serve):
     server.found("generation 1 serves with 2 workers.*CPython 3")
     server.stop()
     server.found("stopped")
+
+
+def test_rotated_log_files_are_the_workers_files_again_though_they_run_as_another_user(serve, needs, tmp_path):
+    needs(os.geteuid() == 0, "root, to become another user")
+    open_to_all(tmp_path)
+    errors, accesses = tmp_path / "error.log", tmp_path / "access.log"
+    app = "def app(environ, start_response):\n    environ['wsgi.errors'].write('said\\n')\n" \
+          "    start_response('204 No Content', [])\n    return []\n"
+    server = serve("m:app", "--user", "nobody", "--error-logfile", errors, "--access-logfile", accesses,
+                   files={"m.py": app}, python="/usr/bin/python3")
+    assert server.get("/before").status == 204
+    for path in (errors, accesses):
+        path.rename(path.with_suffix(".1"))
+    server.signal(SIGUSR1)
+    until(lambda: errors.exists() and "opened anew" in errors.read_text(), "the files to be opened anew")
+    uid = pwd.getpwnam("nobody").pw_uid
+    assert (errors.stat().st_uid, accesses.stat().st_uid) == (uid, uid)
+    until(lambda: server.get("/after").status == 204 and "/after" in accesses.read_text(), "an access in the new file")
+    assert "said" in errors.read_text()
+    assert "could not be reopened" not in errors.with_suffix(".1").read_text()
+    # A new generation opens the files by their names.
+    server.signal(SIGHUP)
+    until(lambda: "Generation 2 serves" in errors.read_text(), "the reload")
+
+
+def open_to_all(directory):
+    """Lets any user enter the test's directory."""
+    for above in (directory, *directory.parents):
+        if above.stat().st_uid == os.geteuid() and above.stat().st_mode & 0o1 == 0:
+            above.chmod(above.stat().st_mode | 0o011)

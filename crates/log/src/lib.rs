@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use stream::Stream;
 
@@ -76,6 +76,8 @@ pub struct Log {
     errors: Arc<ErrorLog>,
     access: Option<Arc<AccessLog>>,
     logger: slog::Logger,
+    /// Whom the files were given to.
+    owner: OnceLock<(Option<u32>, Option<u32>)>,
 }
 
 impl Log {
@@ -128,7 +130,7 @@ impl Log {
             }
         };
         let logger = slog::Logger::root(ErrorLogDrain(Arc::clone(&errors)), slog::o!());
-        Ok(Self { errors, access, logger })
+        Ok(Self { errors, access, logger, owner: OnceLock::new() })
     }
 
     /// The root logger. Its level check is one comparison.
@@ -149,19 +151,25 @@ impl Log {
     pub fn reopen(&self) -> io::Result<()> {
         let mut outcome = Ok(());
         for stream in self.streams() {
-            if let Err(error) = stream.reopen() {
+            let reopened = stream.reopen().and_then(|()| match self.owner.get() {
+                Some((uid, gid)) => stream.give_to(*uid, *gid),
+                None => Ok(()),
+            });
+            if let Err(error) = reopened {
                 outcome = Err(error);
             }
         }
         outcome
     }
 
-    /// Gives the log files to the user that the workers become, so that they can open them anew. Does nothing to what
-    /// is not a file.
+    /// Gives the log files to the user that the workers become, so that they can open them, and every file that
+    /// [`Log::reopen`] makes later. Does nothing to what is not a file.
     ///
     /// # Errors
     /// fchown(2) fails.
     pub fn give_files_to(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        // Said once, when the log is opened.
+        let _ = self.owner.set((uid, gid));
         self.streams().try_for_each(|stream| stream.give_to(uid, gid))
     }
 
