@@ -3,6 +3,7 @@
 use super::action::{Notice, Outcome};
 use super::decide::{Life, Purpose};
 use super::event::{Event, Exit, Order, Plan, Serial};
+use super::generation::MOST_BOOTING;
 use super::record::Record;
 use super::world::{Doing, World, plan};
 use proptest::prelude::*;
@@ -30,6 +31,20 @@ fn ready_is_said_once_and_only_when_all_workers_serve() {
     assert_eq!(world.serve().len(), 3);
     assert_eq!(world.state.deadline(world.now), None, "an instance at rest has nothing to wake up for");
     assert_eq!(world.state.status(), "Generation 1 serves with 3 workers");
+}
+
+#[test]
+fn many_workers_boot_a_few_at_a_time_so_that_their_orders_fit_into_the_channel() {
+    let mut world = World::begin(Purpose::Serve, plan(500));
+    let mut most = 0;
+    while !world.notices.contains(&Notice::Ready) {
+        let booting = |world: &World| world.processes.values().filter(|fake| fake.doing < Doing::Ready).count();
+        most = most.max(booting(&world));
+        let serial = *world.processes.iter().find(|(_, f)| f.doing < Doing::Ready).unwrap().0;
+        world.step(serial);
+    }
+    assert_eq!(world.serve().len(), 500);
+    assert_eq!(most, MOST_BOOTING);
 }
 
 #[test]

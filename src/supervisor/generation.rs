@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// A worker that served so long has proved that workers of its generation can live.
 pub(crate) const STEADY: Duration = Duration::from_secs(1);
+/// Workers that boot at once. The channel to the mold holds about 280 orders (net.core.wmem_default), and a mold that
+/// does not take one counts as stuck; a processor is busy with far fewer.
+pub(crate) const MOST_BOOTING: usize = 64;
 
 /// What a generation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +209,9 @@ impl Generation {
             let replace = may_replace && slot.recycle.is_some() && slot.replacement.is_none();
             if !vacant && !replace {
                 continue;
+            }
+            if booting >= MOST_BOOTING {
+                return;
             }
             let worker = next(serials);
             if vacant {
