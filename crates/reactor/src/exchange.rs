@@ -179,6 +179,9 @@ impl Exchange {
 
     /// Before the first byte of the response: whether it is still the lane's to answer.
     fn claim(&mut self) -> Result<(), SendError> {
+        if in_child() {
+            return Err(gone());
+        }
         if self.claimed || self.reactor.settings.timeout.is_zero() {
             return Ok(());
         }
@@ -829,6 +832,11 @@ impl Exchange {
         let Some(mut connection) = self.connection.take() else {
             return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         };
+        if in_child() {
+            // Its fd was closed at the fork; the number may be another file's by now and is not to be closed again.
+            std::mem::forget(connection);
+            return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
+        }
         let now = Instant::now();
         self.record(now);
         let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
@@ -886,6 +894,10 @@ fn gone() -> SendError {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
+            if in_child() {
+                std::mem::forget(connection);
+                return;
+            }
             self.record(Instant::now());
             self.reactor.end(connection);
         }

@@ -19,12 +19,40 @@ pub(crate) fn in_child() -> bool {
     IN_CHILD.load(Ordering::Relaxed)
 }
 
-/// Ends this process if the application has forked it: what comes back from the application there is a second copy of
-/// the lane, and would answer, accept and change the worker's epoll set, which both share (epoll(7)).
-pub fn leave_if_child() {
+/// Ends this process with `status` if the application has forked it: what comes back from the application there is a
+/// second copy of the lane, and would answer, accept and take the worker's orders. Says so by one write, since a thread
+/// that did not survive the fork may have held any lock.
+pub fn leave_if_child(status: i32) {
+    const TEXT: &[u8] = b"A process that the application forked has come back from the request that forked it, and is \
+        ended; it should end by os._exit()\n";
     if in_child() {
-        // SAFETY: _exit runs no handlers and touches no memory.
-        unsafe { libc::_exit(0) };
+        // SAFETY: write reads a static text of this length; _exit runs no handlers and touches no memory.
+        unsafe {
+            libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
+            libc::_exit(status)
+        }
+    }
+}
+
+/// Marks an fd that is owned elsewhere as one that no child of the application keeps, for as long as this lives. To be
+/// dropped before the fd is closed.
+#[derive(Debug)]
+pub(crate) struct Mark(RawFd);
+
+impl Mark {
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> Mark {
+        if let Some((word, bit)) = word(fd.as_raw_fd()) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Mark(fd.as_raw_fd())
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if let Some((word, bit)) = word(self.0) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 }
 
@@ -36,6 +64,8 @@ fn word(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
 /// An fd that no child of the application keeps.
 #[derive(Debug)]
 pub(crate) struct Socket {
+    /// Dropped first: the number may be the application's an instant after the fd is closed.
+    _mark: Mark,
     fd: OwnedFd,
     /// Somebody has begun to answer the request in hand: the lane, or the standby when its time was over.
     answered: AtomicBool,
@@ -43,10 +73,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Socket {
-        if let Some((word, bit)) = word(fd.as_raw_fd()) {
-            word.fetch_or(bit, Ordering::Relaxed);
-        }
-        Socket { fd, answered: AtomicBool::new(false) }
+        Socket { _mark: Mark::new(fd.as_fd()), fd, answered: AtomicBool::new(false) }
     }
 
     /// A new request is in hand.
@@ -57,15 +84,6 @@ impl Socket {
     /// Whether the caller is the first to answer.
     pub(crate) fn claim(&self) -> bool {
         !self.answered.swap(true, Ordering::AcqRel)
-    }
-}
-
-impl Drop for Socket {
-    /// The bit goes before the fd is closed: its number may be the application's an instant later.
-    fn drop(&mut self) {
-        if let Some((word, bit)) = word(self.fd.as_raw_fd()) {
-            word.fetch_and(!bit, Ordering::Relaxed);
-        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::handoff::{Handoff, OFFER_AGAIN};
 use crate::hands::Hands;
 use crate::lanes::{Lanes, Role};
 use crate::listener::Listeners;
+use crate::offspring::Mark;
 use crate::outbox::Flushed;
 use crate::settings::ReactorSettings;
 use crate::sys;
@@ -90,6 +91,8 @@ pub struct Inheritance {
 
 /// See the module.
 pub struct Reactor {
+    /// The epoll set, the kick and the channel are no child's: it would take events and orders away from this worker.
+    _marks: [Mark; 3],
     pub(crate) epoll: Epoll,
     kick: EventFd,
     pub(crate) table: Mutex<Table>,
@@ -159,6 +162,7 @@ impl Reactor {
             Err(error) => return Err((channel, error)),
         };
         Ok(Arc::new(Reactor {
+            _marks: [epoll.0.as_fd(), kick.as_fd(), channel.as_fd()].map(Mark::new),
             epoll,
             kick,
             table: Mutex::new(Table::default()),

@@ -113,7 +113,8 @@ impl Pool {
                 Next::Exchange(mut exchange) => {
                     let since = reactor.enter_application(number, &mut exchange);
                     let served = self.bridge.serve(py, &lane, exchange);
-                    rgunicorn_reactor::leave_if_child();
+                    // 1 is what Python says of an exception that nobody caught.
+                    rgunicorn_reactor::leave_if_child(if let Served::Exit(status) = served { status } else { 1 });
                     let role = reactor.leave_application(number, since);
                     self.recycling.count(reactor);
                     if let Served::Exit(status) = served {

@@ -1,0 +1,133 @@
+"""Applications that fork: their children have none of the server's fds, so clients see the ends of their connections."""
+
+import json
+import os
+from signal import SIGKILL
+
+import pytest
+from harness import processes, until
+
+APP = '''
+import json, multiprocessing, os, signal, subprocess
+
+def wait(ready=None):
+    if ready is not None:
+        ready.send_bytes(b"ready")
+    while True:
+        signal.pause()
+
+def fork():
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        os.write(theirs, b"x")
+        os.close(theirs)
+        wait()
+    os.close(theirs)
+    os.read(ours, 1)  # The child has run its fork hooks.
+    os.close(ours)
+    return pid
+
+def start(method):
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=wait, args=(theirs,), daemon=True)
+    process.start()
+    assert ours.recv_bytes() == b"ready"
+    return process.pid
+
+def come_back():
+    """Forks a child that goes on as if it were the worker."""
+    return os.fork() or os.getpid()
+
+STARTS = {
+    "fork": fork,
+    "fork and come back": come_back,
+    "multiprocessing": lambda: start("fork"),
+    "subprocess": lambda: subprocess.Popen(["sleep", "1000"]).pid,
+    "subprocess with all fds": lambda: subprocess.Popen(["sleep", "1000"], close_fds=False).pid,
+}
+
+def app(environ, start_response):
+    name = environ["HTTP_X_START"] if "HTTP_X_START" in environ else None
+    body = b"%d" % (STARTS[name]() if name else os.getpid())
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+'''
+STARTS = ["fork", "multiprocessing", "subprocess", "subprocess with all fds"]
+
+
+@pytest.fixture
+def children():
+    """Pids of what a test has left behind; ended with it."""
+    pids = []
+    yield pids
+    for pid in pids:
+        try:
+            os.kill(pid, SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def identities(pid):
+    """What of a process nobody else may have: its sockets, and its epoll sets and eventfds by their numbers."""
+    return {(number, target) for number, target in processes.open_files(pid).items()
+            if target.startswith(("socket:", "anon_inode:[event"))}
+
+
+@pytest.mark.parametrize("threads", [1, 4], ids=["sync", "gthread"])
+@pytest.mark.parametrize("start", STARTS)
+def test_clients_of_an_application_that_forks_see_their_ends_and_its_children_have_no_fd_of_the_server(
+        serve, children, start, threads):
+    server = serve("forks:app", "--threads", threads, files={"forks.py": APP})
+    with server.connect() as idle, server.connect() as asking:
+        worker = int(idle.get("/").text)
+        before = identities(worker)
+        children.append(int(asking.get("/", [("X-Start", start), ("Connection", "close")]).text))
+        child = children[0]
+        # A child that is about to execute has its parent's fds until then.
+        until(lambda: not before & identities(child), f"the child without {before & identities(child)}", 5)
+        assert processes.alive(child)
+        assert asking.socket.recv(1) == b"", "the connection that forked ends for its client"
+        assert int(idle.get("/", [("Connection", "close")]).text) == worker
+        assert idle.socket.recv(1) == b"", "and so does one that was open at the fork"
+        assert processes.alive(child)
+    with server.connect() as later:
+        for _ in range(20):
+            assert int(later.get("/").text) == worker
+
+
+@pytest.mark.parametrize("threads", [1, 4], ids=["sync", "gthread"])
+def test_a_child_that_comes_back_from_the_request_is_ended_and_answers_nothing(serve, threads):
+    server = serve("forks:app", "--threads", threads, files={"forks.py": APP})
+    with server.connect() as client, server.connect() as idle:
+        worker = int(idle.get("/").text)
+        for _ in range(20):
+            child = int(client.get("/", [("X-Start", "fork and come back")]).text)
+            assert child != worker, "the answer is the worker's, which knows its child"
+            until(lambda: not processes.alive(child), f"the end of the child {child}", 5)  # noqa: B023
+            assert int(client.get("/").text) == int(idle.get("/").text) == worker
+    server.found("has come back from the request that forked it")
+
+
+def test_an_idle_worker_whose_application_has_forked_goes_on_sleeping(serve, children):
+    server = serve("forks:app", files={"forks.py": APP})
+    with server.connect() as kept:
+        for _ in range(5):
+            with server.connect() as asking:
+                children.append(int(asking.get("/", [("X-Start", "fork")]).text))
+        worker = int(kept.get("/").text)
+        times = lambda: json.loads(  # noqa: E731
+            "[%s]" % ",".join(open(f"/proc/{worker}/stat").read().rpartition(")")[2].split()[11:13]))
+        last = []
+
+        def calm():
+            last.append(processes.switches(worker))
+            return len(last) > 5 and last[-1] == last[-5]
+
+        # An end that the epoll set goes on reporting would keep it awake.
+        until(calm, "the worker to sleep", 10)
+        begun = sum(times())
+        assert int(kept.get("/").text) == worker
+        assert sum(times()) - begun < 20, "ticks of processor time for one request"
