@@ -142,8 +142,16 @@ pub(crate) struct Settings {
     pub(crate) max_requests: u64,
     /// Upper bound of what each worker adds at random to `max_requests`.
     pub(crate) max_requests_jitter: u64,
+    /// Bytes at which a worker is replaced; 0: never.
+    pub(crate) max_worker_memory: u64,
+    /// Bytes at which a worker is killed; 0: never.
+    pub(crate) max_worker_memory_hard: u64,
+    /// Time after which a worker is replaced; zero: never.
+    pub(crate) max_worker_lifetime: Duration,
     /// Import the application in the mold.
     pub(crate) preload_app: bool,
+    /// Refuse to fork an application that a fork copies badly.
+    pub(crate) preload_strict: bool,
 
     /// Time that a request may be in the application without progress; zero: no limit.
     pub(crate) timeout: Duration,
@@ -232,8 +240,6 @@ pub(crate) struct Settings {
     pub(crate) proc_name: String,
     /// Send what the application prints to the error log even if that is a file.
     pub(crate) capture_output: bool,
-    /// Let the application's stdout and stderr be the arbiter's own.
-    pub(crate) enable_stdio_inheritance: bool,
     /// Where records go.
     pub(crate) log: LogSettings,
 
@@ -295,6 +301,7 @@ impl Settings {
             threads: self.threads,
             workers: self.workers,
             preload_app: self.preload_app,
+            preload_strict: self.preload_strict,
             chdir: self.chdir.clone(),
             pythonpath: self.pythonpath.clone(),
             env: self.env.clone(),
@@ -309,6 +316,8 @@ impl Settings {
             keepalive: self.keepalive.as_secs_f64(),
             max_requests: self.max_requests,
             max_requests_jitter: self.max_requests_jitter,
+            max_worker_memory: self.max_worker_memory,
+            max_worker_memory_hard: self.max_worker_memory_hard,
             worker_connections: self.worker_connections,
             limit_request_line: self.limit_request_line,
             limit_request_fields: self.limit_request_fields,
@@ -336,6 +345,7 @@ impl Settings {
             sendfile: self.sendfile,
             script_name: self.script_name.clone(),
             root_path: self.root_path.clone(),
+            capture_output: self.capture_output,
             log: self.log.clone(),
             listeners,
             handoff: false,

@@ -99,8 +99,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
               about by name. Unlike Gunicorn, a reload starts a fresh mold, so preloaded code is reloaded too."),
     Setting::new("preload_strict", Section::Application, Kind::Switch, Is("false"), "Refuse to fork an application that left threads or sockets behind")
         .flags(&["--preload-strict"])
-        .doc("With preload_app: what is otherwise a warning ends the boot.")
-        .not_yet(),
+        .doc("With preload_app: what is otherwise a warning ends the boot."),
     Setting::new("paste", Section::Application, Kind::Path { dash: false }, Unset, "PasteDeploy file")
         .flags(&["--paste", "--paster"])
         .refused(PASTE),
@@ -187,12 +186,16 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("Each worker adds a number from 0 to this, so that workers are not replaced at the same time."),
     Setting::new("max_worker_memory", Section::Timeouts, Kind::Size, Is("0"), "Memory at which a worker is replaced")
         .flags(&["--max-worker-memory"])
-        .doc("0: never.")
-        .not_yet(),
+        .doc("Resident memory (RSS, what a preloaded application shares with it included), looked at once a second while \
+              requests run. Another worker is ready before this one leaves, and it finishes what it has begun. 0: never."),
+    Setting::new("max_worker_memory_hard", Section::Timeouts, Kind::Size, Is("0"), "Memory at which a worker is killed")
+        .flags(&["--max-worker-memory-hard"])
+        .doc("Against a single request that takes all memory: the worker is killed at once and replaced, and its requests \
+              are lost; the record names them. Measured as max_worker_memory. 0: never."),
     Setting::new("max_worker_lifetime", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("0"), "Seconds after which a worker is replaced")
         .flags(&["--max-worker-lifetime"])
-        .doc("0: never.")
-        .not_yet(),
+        .doc("Another worker is ready before the old one leaves, and only one is replaced at a time. Up to a tenth of it is \
+              added per worker, so that workers that were born together are not replaced together. 0: never."),
     Setting::new("idle_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("0"), "Seconds without request or connection after which the instance ends")
         .flags(&["--idle-timeout"])
         .doc("Its socket stays with systemd, and the next connection starts it again. 0: never.")
@@ -337,10 +340,11 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("json: one object per line, in the access log too."),
     Setting::new("capture_output", Section::Logging, Kind::Switch, Is("false"), "Send what the application prints to errorlog")
         .flags(&["--capture-output"])
-        .doc("With errorlog - it goes there in any case."),
+        .doc("stdout and stderr of mold and workers become the file that errorlog names, and follow it when it is reopened; \
+              what is printed does not become records. With errorlog - it goes there in any case."),
     Setting::new("enable_stdio_inheritance", Section::Logging, Kind::Switch, Is("false"), "Leave stdout and stderr to the application")
         .flags(&["-R", "--enable-stdio-inheritance"])
-        .doc("What the application prints then goes where rgunicorn's own output goes, unbuffered, without becoming records."),
+        .no_effect("the application always has rgunicorn's own stdout and stderr, unless capture_output is on"),
     Setting::new("disable_redirect_access_to_syslog", Section::Logging, Kind::Switch, Is("false"), "Keep the access log out of syslog")
         .flags(&["--disable-redirect-access-to-syslog"])
         .no_effect("the access log never goes to syslog; it goes where accesslog says"),

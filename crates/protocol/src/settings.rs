@@ -27,6 +27,8 @@ pub struct WorkerSettings {
     pub workers: u32,
     /// Import the application in the mold.
     pub preload_app: bool,
+    /// Refuse to fork what a fork copies badly.
+    pub preload_strict: bool,
     /// Working directory, resolved; also first on sys.path.
     pub chdir: PathBuf,
     /// Directories put in front of sys.path.
@@ -55,6 +57,10 @@ pub struct WorkerSettings {
     pub max_requests: u64,
     /// Upper bound of what a worker adds at random to `max_requests`.
     pub max_requests_jitter: u64,
+    /// Bytes of resident memory at which a worker asks for its replacement; 0: never.
+    pub max_worker_memory: u64,
+    /// Bytes of resident memory at which a worker asks to be killed; 0: never.
+    pub max_worker_memory_hard: u64,
     /// Requests in the application at once, coroutine pools.
     pub worker_connections: u32,
     /// See `http::Policy`.
@@ -109,6 +115,8 @@ pub struct WorkerSettings {
     pub script_name: String,
     /// `asgi` scope root_path.
     pub root_path: String,
+    /// The application's stdout and stderr are the file of `log.errorlog`, if that is one.
+    pub capture_output: bool,
     /// Where records go.
     pub log: LogSettings,
     /// What listens, in the order of the fds.

@@ -61,6 +61,7 @@ static CASES: &[Case] = &[
         |s| s.bind.len() == 2 && s.bind[1] == Bind::FdName("web".into()) && s.bind_is_set,
         ("'a:b'", "is no address: \"b\" is not a port (0 to 65535)"),
     ),
+    case("preload_strict", "true", |s| s.preload_strict, ("2", NOT_BOOL)),
     case("backlog", "64", |s| s.backlog == 64, ("0", SMALL)),
     case("umask", "'0027'", |s| s.umask == 0o027 && s.umask_is_set, ("0o1000", "is out of range")),
     case("workers", "7", |s| s.workers == 7, ("0", SMALL)),
@@ -82,6 +83,9 @@ static CASES: &[Case] = &[
     case("queue_timeout", "4", |s| s.queue_timeout == seconds(4.0), ("'soon'", NOT_SECONDS)),
     case("max_requests", "1000", |s| s.max_requests == 1000, ("-1", SMALL)),
     case("max_requests_jitter", "50", |s| s.max_requests_jitter == 50, ("'few'", NOT_WHOLE)),
+    case("max_worker_memory", "'300M'", |s| s.max_worker_memory == 300 << 20, ("'10MB'", NOT_BYTES)),
+    case("max_worker_memory_hard", "'1G'", |s| s.max_worker_memory_hard == 1 << 30, ("-1", SMALL)),
+    case("max_worker_lifetime", "3600", |s| s.max_worker_lifetime == seconds(3600.0), ("-1", SMALL)),
     case("limit_request_line", "0", |s| s.limit_request_line == 65_536, ("70000", "is too large")),
     case("limit_request_fields", "10", |s| s.limit_request_fields == 10, ("40000", "is too large")),
     case("limit_request_field_size", "0", |s| s.limit_request_field_size == 65_536, ("-1", SMALL)),
@@ -147,7 +151,6 @@ static CASES: &[Case] = &[
     ),
     case("log_format", "'json'", |s| s.log.log_format == "json", ("'xml'", NO_WORD)),
     case("capture_output", "true", |s| s.capture_output, ("'x'", NOT_BOOL)),
-    case("enable_stdio_inheritance", "true", |s| s.enable_stdio_inheritance, ("'x'", NOT_BOOL)),
 ];
 
 #[test]
@@ -201,8 +204,7 @@ fn every_flag_of_a_built_setting_reaches_the_settings() {
     let world = World::new();
     let defaults = world.settings(&["a:b"]);
     for (arguments, effect) in [
-        (&["-R"][..], (|s: &Settings| s.enable_stdio_inheritance) as Effect),
-        (&["--no-sendfile"], |s| !s.sendfile),
+        (&["--no-sendfile"][..], (|s: &Settings| !s.sendfile) as Effect),
         (&["--no-request-buffering"], |s| !s.request_buffering),
         (&["-t", "1"], |s| s.timeout == seconds(1.0)),
         (&["--keep-alive", "1"], |s| s.keepalive == seconds(1.0)),
