@@ -9,10 +9,10 @@
 //! said to a process that is gone.
 
 use super::action::{Action, Notice, Outcome};
-use super::event::{Event, Exit, Order, Plan, Serial};
+use super::event::{Event, Exit, Findings, Order, Plan, Serial};
 use super::generation::{Generation, Role, STEADY};
 use super::process::{Killed, Phase, Process, Seat};
-use super::record::{Fault, Record, Tags, seconds};
+use super::record::{Fault, OUT_OF_MEMORY, Record, Tags, seconds};
 use rgunicorn_protocol::{BootFault, BootFaultKind, FromWorker, ToWorker, VERSION};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,10 @@ pub(crate) struct State {
     serials: u64,
     numbers: u32,
     extend_at: Option<Instant>,
+    /// When everybody is asked next whether they live.
+    pub(super) ping_at: Option<Instant>,
+    /// When the next event was to come at the latest.
+    pub(super) due: Option<Instant>,
 }
 
 impl State {
@@ -98,6 +102,8 @@ impl State {
             serials: 0,
             numbers: 1,
             extend_at: Some(now),
+            ping_at: None,
+            due: None,
         };
         (state, vec![Action::Prepare { generation: 1 }])
     }
@@ -105,6 +111,7 @@ impl State {
     /// Something happened at `now`.
     pub(crate) fn handle_event(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.settle_lateness(now, &mut actions);
         match event {
             Event::Order(order) => self.handle_order(order, now, &mut actions),
             Event::Spawned { mold, pid } => {
@@ -120,12 +127,15 @@ impl State {
             Event::Message { from, message } => self.handle_message(from, message, now, &mut actions),
             Event::Garbage { from, what } => self.handle_garbage(from, what, now, &mut actions),
             Event::Ended { from } => self.handle_ended(from, now, &mut actions),
-            Event::Exited { from, exit } => self.handle_exited(from, exit, now, &mut actions),
+            Event::Exited { from, exit, findings } => self.handle_exited(from, exit, findings, now, &mut actions),
+            Event::Halted { from, signal } => self.handle_halted(from, signal, now, &mut actions),
+            Event::Continued { from } => self.handle_continued(from, now, &mut actions),
             Event::Unresponsive { to } => self.handle_unresponsive(to, now, &mut actions),
             Event::Prepared { generation, plan } => self.handle_prepared(generation, plan, now, &mut actions),
             Event::Timer => {}
         }
         self.settle(now, &mut actions);
+        self.due = self.deadline(now);
         actions
     }
 
@@ -136,7 +146,7 @@ impl State {
             Life::Stopping { .. } => generation.processes.values().filter_map(Process::deadline).min(),
             Life::Over => None,
         });
-        generations.chain(self.extend_at).min()
+        generations.chain(self.extend_at).chain(self.ping_at).min()
     }
 
     /// The generation that serves, if one does.
@@ -263,7 +273,11 @@ impl State {
                     actions.push(Action::Abandon { whom: worker });
                 }
             }
-            FromWorker::Pong { .. } => {}
+            FromWorker::Pong { .. } => {
+                if let Some(process) = generation.processes.get_mut(&from) {
+                    process.asked = None;
+                }
+            }
             FromWorker::Recycle { reason } => {
                 generation.recycle(from, reason, actions);
             }
@@ -275,6 +289,19 @@ impl State {
                     generation.retire(from, true, now, actions);
                 }
             }
+            FromWorker::Overgrown { .. } => match generation.processes.get(&from).map(|process| &process.phase) {
+                Some(Phase::Serving { .. } | Phase::Retiring { .. }) => {
+                    self.kill(from, Killed::Overgrown, now, actions)
+                }
+                Some(
+                    Phase::Booting { .. }
+                    | Phase::Ready
+                    | Phase::Faulted { .. }
+                    | Phase::Stopping { .. }
+                    | Phase::Killed { .. },
+                )
+                | None => {}
+            },
             FromWorker::Draining { running } => {
                 let tags = tags(generation, from);
                 actions.push(Action::Record(Record::Drains { tags, running }));
@@ -323,12 +350,12 @@ impl State {
         if process.pid.is_some() {
             process.lost = process.lost.or(Some(now));
         } else {
-            self.handle_exited(from, Exit::Unknown, now, actions);
+            self.handle_exited(from, Exit::Unknown, Findings::default(), now, actions);
             actions.push(Action::Abandon { whom: from });
         }
     }
 
-    fn handle_exited(&mut self, from: Serial, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
+    fn handle_exited(&mut self, from: Serial, exit: Exit, findings: Findings, now: Instant, actions: &mut Vec<Action>) {
         let Some(generation) = self.home(from) else { return };
         let Some(process) = generation.processes.get(&from) else { return };
         let (phase, seat) = (process.phase.clone(), process.seat);
@@ -345,7 +372,8 @@ impl State {
                     Seat::Mold => "the interpreter",
                     Seat::Slot(_) => "the worker",
                 };
-                let message = format!("{what} {exit} before it was ready");
+                let why = if findings.out_of_memory { OUT_OF_MEMORY } else { "" };
+                let message = format!("{what} {exit}{why} before it was ready");
                 self.handle_boot_failure(from, Fault { kind: None, message, traceback: None }, now, actions);
             }
             (Phase::Ready, Seat::Mold) => {
@@ -354,7 +382,7 @@ impl State {
                     self.handle_boot_failure(from, Fault { kind: None, message, traceback: None }, now, actions);
                 } else {
                     generation.note_failure(format!("the mold {exit}"), now);
-                    actions.push(Action::Record(Record::MoldDied { tags, exit, preload }));
+                    actions.push(Action::Record(Record::MoldDied { tags, exit, preload, findings }));
                 }
             }
             (Phase::Ready, Seat::Slot(_)) => {
@@ -364,7 +392,7 @@ impl State {
                     self.handle_boot_failure(from, Fault { kind: None, message, traceback: None }, now, actions);
                 } else {
                     let retry = generation.backoff.delay();
-                    actions.push(Action::Record(Record::WorkerDied { tags, exit, served: None, retry }));
+                    actions.push(Action::Record(Record::WorkerDied { tags, exit, served: None, retry, findings }));
                 }
             }
             (Phase::Serving { since }, _) => {
@@ -373,12 +401,14 @@ impl State {
                     generation.note_failure(format!("a worker {exit} after {}", seconds(served)), now);
                 }
                 let retry = generation.backoff.delay();
-                actions.push(Action::Record(Record::WorkerDied { tags, exit, served: Some(served), retry }));
+                actions.push(Action::Record(Record::WorkerDied { tags, exit, served: Some(served), retry, findings }));
             }
             (Phase::Stopping { booting: true, .. }, _) => actions.push(Action::Record(Record::Left { tags })),
             (Phase::Retiring { .. } | Phase::Stopping { .. }, _) => match exit {
                 Exit::Code(0) | Exit::Unknown => actions.push(Action::Record(Record::Left { tags })),
-                Exit::Code(_) | Exit::Signal { .. } => actions.push(Action::Record(Record::LeftBadly { tags, exit })),
+                Exit::Code(_) | Exit::Signal { .. } => {
+                    actions.push(Action::Record(Record::LeftBadly { tags, exit, findings }));
+                }
             },
             (Phase::Faulted { .. } | Phase::Killed { .. }, _) => actions.push(Action::Record(Record::Left { tags })),
         }
@@ -397,7 +427,7 @@ impl State {
     }
 
     /// A mold or a worker did not become ready. What follows depends on whom it was to serve.
-    fn handle_boot_failure(&mut self, whom: Serial, fault: Fault, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn handle_boot_failure(&mut self, whom: Serial, fault: Fault, now: Instant, actions: &mut Vec<Action>) {
         let Some(generation) = self.home(whom) else { return };
         let (number, role) = (generation.number, generation.role);
         let tags = tags(generation, whom);
@@ -436,6 +466,7 @@ impl State {
         self.settle_overdue(now, actions);
         match self.life {
             Life::Starting | Life::Serving => {
+                self.settle_lifetimes(now, actions);
                 let mut serials = self.serials;
                 for generation in &mut self.generations {
                     generation.poll_fill(&mut serials, now, actions);
@@ -466,6 +497,7 @@ impl State {
             actions.push(Action::Exit(outcome));
         }
         self.settle_extension(now, actions);
+        self.settle_pings(now, actions);
     }
 
     /// Acts on every deadline that has passed.
@@ -482,6 +514,12 @@ impl State {
             let graceful = generation.plan.graceful_timeout;
             let tags = tags(generation, serial);
             let Some(process) = generation.processes.get_mut(&serial) else { continue };
+            if let Some((at, why)) = process.given_up()
+                && at <= now
+            {
+                self.give_up(serial, why, now, actions);
+                continue;
+            }
             match process.phase {
                 Phase::Booting { since, deadline } if deadline.is_some_and(|at| at <= now) => {
                     let message =
@@ -697,7 +735,7 @@ impl State {
         }
     }
 
-    fn kill(&mut self, serial: Serial, why: Killed, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn kill(&mut self, serial: Serial, why: Killed, now: Instant, actions: &mut Vec<Action>) {
         let Some(generation) = self.home(serial) else { return };
         let tags = tags(generation, serial);
         actions.push(Action::Record(Record::Killed { tags, why, graceful: generation.plan.graceful_timeout }));
@@ -725,7 +763,12 @@ impl State {
         self.generations.iter_mut().find(|generation| generation.processes.contains_key(&serial))
     }
 
-    fn process(&mut self, serial: Serial) -> Option<&mut Process> {
+    /// What records about this process carry.
+    pub(super) fn tags_of(&mut self, serial: Serial) -> Option<Tags> {
+        self.home(serial).map(|generation| tags(generation, serial))
+    }
+
+    pub(super) fn process(&mut self, serial: Serial) -> Option<&mut Process> {
         self.generations.iter_mut().find_map(|generation| generation.processes.get_mut(&serial))
     }
 }

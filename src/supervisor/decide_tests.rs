@@ -29,7 +29,11 @@ fn ready_is_said_once_and_only_when_all_workers_serve() {
         world.step(serial);
     }
     assert_eq!(world.serve().len(), 3);
-    assert_eq!(world.state.deadline(world.now), None, "an instance at rest has nothing to wake up for");
+    assert_eq!(
+        world.state.deadline(world.now),
+        world.state.ping_at,
+        "an instance at rest wakes up for its pings alone"
+    );
     assert_eq!(world.state.status(), "Generation 1 serves with 3 workers");
 }
 
@@ -136,7 +140,7 @@ fn a_reload_promotes_the_new_generation_whole_and_retires_the_old() {
     world.run();
     assert_eq!(generations(&world), [2, 2]);
     assert_eq!(world.notices.iter().filter(|notice| **notice != Notice::Extend(Duration::from_secs(30))).count(), 3);
-    assert_eq!(world.state.deadline(world.now), None);
+    assert_eq!(world.state.deadline(world.now), world.state.ping_at);
 }
 
 #[test]
@@ -391,6 +395,9 @@ enum Deed {
     Deafen(usize),
     Lose(usize),
     Recycle(usize),
+    Halt(usize),
+    Continue(usize),
+    Sleep,
     Wait,
 }
 
@@ -411,6 +418,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => any::<usize>().prop_map(Deed::Deafen),
         1 => any::<usize>().prop_map(Deed::Lose),
         2 => any::<usize>().prop_map(Deed::Recycle),
+        1 => any::<usize>().prop_map(Deed::Halt),
+        1 => any::<usize>().prop_map(Deed::Continue),
+        1 => Just(Deed::Sleep),
         3 => Just(Deed::Wait),
     ]
 }
@@ -429,7 +439,10 @@ fn act(world: &mut World, deed: &Deed, preload: bool) {
         Deed::Wait => {
             world.wait();
         }
+        Deed::Sleep => world.sleep(Duration::from_secs(100)),
         Deed::Step(index)
+        | Deed::Halt(index)
+        | Deed::Continue(index)
         | Deed::Fault(index)
         | Deed::Die(index)
         | Deed::Deafen(index)
@@ -448,6 +461,8 @@ fn act(world: &mut World, deed: &Deed, preload: bool) {
                     world.processes.get_mut(&serial).unwrap().deaf = true;
                     world.happen(Event::Ended { from: serial });
                 }
+                Deed::Halt(_) => world.happen(Event::Halted { from: serial, signal: 19 }),
+                Deed::Continue(_) => world.happen(Event::Continued { from: serial }),
                 Deed::Recycle(_) => world.say(serial, FromWorker::Recycle { reason: "it is old".into() }),
                 _ => {}
             }
@@ -482,7 +497,7 @@ proptest! {
                 }
             }
             if world.outcome.is_none() {
-                prop_assert_eq!(world.state.deadline(world.now), None);
+                prop_assert_eq!(world.state.deadline(world.now), world.state.ping_at);
                 prop_assert_eq!(&world.state.life, &Life::Serving);
                 let slots = world.state.generations[0].slots.len();
                 prop_assert_eq!(world.serve().len(), slots);

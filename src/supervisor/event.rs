@@ -33,7 +33,11 @@ pub(crate) enum Event {
     /// A channel ended; what was sent before it has been delivered.
     Ended { from: Serial },
     /// A process is gone and reaped; what it sent before has been delivered.
-    Exited { from: Serial, exit: Exit },
+    Exited { from: Serial, exit: Exit, findings: Findings },
+    /// A process was stopped by this signal.
+    Halted { from: Serial, signal: i32 },
+    /// A stopped process goes on.
+    Continued { from: Serial },
     /// A message could not be delivered because its receiver does not read.
     Unresponsive { to: Serial },
     /// A generation was prepared: settings read, listeners open, or the reason why not.
@@ -101,15 +105,29 @@ impl fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exited with status {code}"),
             Exit::Signal { signal, core } => {
-                match nix::sys::signal::Signal::try_from(*signal) {
-                    Ok(name) => write!(f, "was killed by {name}")?,
-                    Err(_) => write!(f, "was killed by signal {signal}")?,
-                }
+                write!(f, "was killed by {}", signal_name(*signal))?;
                 if *core { write!(f, " (core dumped)") } else { Ok(()) }
             }
             Exit::Unknown => write!(f, "ended without a word"),
         }
     }
+}
+
+/// `SIGKILL`; of a real-time signal its number.
+pub(crate) fn signal_name(signal: i32) -> String {
+    let known = nix::sys::signal::Signal::try_from(signal);
+    known.map_or_else(|_| format!("signal {signal}"), |name| name.to_string())
+}
+
+/// What was found at a process that died or is about to be killed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Findings {
+    /// The requests in its lanes: `GET /report for 3.2 s`.
+    pub(crate) requests: Vec<String>,
+    /// The kernel has killed something for want of memory since the last time that this was looked at.
+    pub(crate) out_of_memory: bool,
+    /// What its threads do, if it lives: `python sleeps in futex_wait_queue`.
+    pub(crate) threads: Vec<String>,
 }
 
 /// What the decisions need to know of a generation's settings. Everything else stays with the one who performs.
@@ -125,4 +143,6 @@ pub(crate) struct Plan {
     pub(crate) graceful_timeout: Duration,
     /// Serve the backlog of listeners that we bound ourselves before stopping.
     pub(crate) drain_listeners: bool,
+    /// Time after which a worker is replaced; `None`: never.
+    pub(crate) lifetime: Option<Duration>,
 }

@@ -331,10 +331,14 @@ impl Generation {
         let wants = |slot: &Slot| slot.vacant() || (slot.recycle.is_some() && slot.replacement.is_none());
         let waits_to_fill = self.role != Role::Leaving && (self.mold.is_none() || self.slots.iter().any(wants));
         let retry = if waits_to_fill { self.backoff.retry_at().filter(|at| *at > now) } else { None };
-        match (processes, retry) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        processes.into_iter().chain(retry).chain(self.next_old(now)).min()
+    }
+
+    /// When the next worker has served for `max_worker_lifetime`.
+    fn next_old(&self, now: Instant) -> Option<Instant> {
+        let lifetime = self.plan.lifetime.filter(|_| self.role != Role::Leaving)?;
+        let young = self.slots.iter().filter(|slot| slot.recycle.is_none()).filter_map(|slot| slot.incumbent);
+        young.filter_map(|serial| self.processes.get(&serial)?.old_at(lifetime)).filter(|at| *at > now).min()
     }
 
     fn serials(&self) -> Vec<Serial> {

@@ -11,7 +11,9 @@ mod decide;
 #[cfg(test)]
 mod decide_tests;
 mod event;
+mod evidence;
 mod generation;
+mod memory;
 mod perform;
 mod pidfile;
 mod process;
@@ -22,6 +24,9 @@ mod signals;
 mod slot;
 mod spawn;
 mod status;
+mod vigil;
+#[cfg(test)]
+mod vigil_tests;
 #[cfg(test)]
 mod world;
 
@@ -188,7 +193,10 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
 fn handle_signals(signals: &Signals, performer: &mut Performer<'_>) {
     loop {
         match signals.poll_sent() {
-            Ok(Some(Sent::Child)) => performer.handle_deaths(),
+            Ok(Some(Sent::Child)) => {
+                performer.handle_deaths();
+                performer.handle_pauses();
+            }
             Ok(Some(Sent::Order(order))) => performer.events.push_back(Event::Order(order)),
             Ok(None) => return,
             Err(error) => {

@@ -6,8 +6,10 @@
 
 use super::action::{Action, Notice, Outcome};
 use super::decide::State;
-use super::event::{Event, Plan, Serial};
-use super::reap::{self, PidFd};
+use super::event::{Event, Exit, Findings, Plan, Serial};
+use super::evidence;
+use super::memory::OomCounter;
+use super::reap::{self, Pause, PidFd};
 use super::report::History;
 use super::spawn;
 use crate::control::{ClientId, Control};
@@ -112,6 +114,7 @@ pub(super) struct Performer<'a> {
     pub(super) scoreboard: Option<Scoreboard>,
     pub(super) generations: BTreeMap<u32, Prepared>,
     pub(super) peers: BTreeMap<Serial, Peer>,
+    oom_kills: OomCounter,
 }
 
 impl<'a> Performer<'a> {
@@ -150,6 +153,7 @@ impl<'a> Performer<'a> {
             scoreboard,
             generations: BTreeMap::new(),
             peers: BTreeMap::new(),
+            oom_kills: OomCounter::new(),
         })
     }
 
@@ -219,7 +223,9 @@ impl<'a> Performer<'a> {
                 Notice::Extend(time) => self.notifier.extend(time),
             },
             Action::Record(record) => {
-                record.write(&self.logger);
+                let victim = record.victim().and_then(|tags| tags.pid);
+                let evidence = victim.map(|pid| self.examine(pid)).unwrap_or_default();
+                record.write(&self.logger, &evidence);
                 self.history.note(&record);
             }
             Action::Exit(outcome) => self.outcome = Some(outcome),
@@ -234,27 +240,72 @@ impl<'a> Performer<'a> {
     /// Reaps every child that has ended. Of molds and workers the last words are delivered first.
     pub(super) fn handle_deaths(&mut self) {
         while let Some(pid) = reap::poll_dead() {
-            let mut known = self.serial_of(pid);
-            if known.is_none() {
-                let silent: Vec<Serial> =
-                    self.peers.iter().filter(|(_, peer)| peer.pid.is_none()).map(|(serial, _)| *serial).collect();
-                for serial in silent {
-                    self.read(serial, usize::MAX);
-                }
-                known = self.serial_of(pid);
-            }
+            let known = self.find(pid);
             if let Some(serial) = known {
                 self.read(serial, usize::MAX);
             }
             let Some(exit) = reap::reap(pid) else { return };
             match known {
                 Some(serial) => {
+                    let findings = self.find_remains(serial, exit);
                     self.forget(serial);
-                    self.events.push_back(Event::Exited { from: serial, exit });
+                    self.events.push_back(Event::Exited { from: serial, exit, findings });
                 }
                 None => debug!(self.logger, "An orphan (pid {}) {}", pid, exit),
             }
         }
+    }
+
+    /// Notices every child that was stopped or continued.
+    pub(super) fn handle_pauses(&mut self) {
+        while let Some(pause) = reap::poll_paused() {
+            match pause {
+                Pause::Stopped { pid, signal } => {
+                    if let Some(from) = self.find(pid) {
+                        self.events.push_back(Event::Halted { from, signal });
+                    }
+                }
+                Pause::Continued { pid } => {
+                    if let Some(from) = self.find(pid) {
+                        self.events.push_back(Event::Continued { from });
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a process that has died was doing, and whether the kernel says why it died.
+    fn find_remains(&mut self, serial: Serial, exit: Exit) -> Findings {
+        let killed = matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. });
+        Findings {
+            requests: self.requests_of(serial),
+            out_of_memory: killed && self.oom_kills.has_grown(),
+            threads: Vec::new(),
+        }
+    }
+
+    /// What a process that is about to be killed does.
+    fn examine(&self, pid: i32) -> Findings {
+        let requests = self.serial_of(pid).map(|serial| self.requests_of(serial)).unwrap_or_default();
+        Findings { requests, out_of_memory: false, threads: evidence::threads(pid) }
+    }
+
+    fn requests_of(&self, serial: Serial) -> Vec<String> {
+        let sheet = self.peers.get(&serial).and_then(|peer| peer.sheet.as_ref());
+        sheet.map(evidence::requests).unwrap_or_default()
+    }
+
+    /// Whose pid this is. A worker may not have been heard yet, so those are listened to first.
+    fn find(&mut self, pid: i32) -> Option<Serial> {
+        if let Some(known) = self.serial_of(pid) {
+            return Some(known);
+        }
+        let silent: Vec<Serial> =
+            self.peers.iter().filter(|(_, peer)| peer.pid.is_none()).map(|(serial, _)| *serial).collect();
+        for serial in silent {
+            self.read(serial, usize::MAX);
+        }
+        self.serial_of(pid)
     }
 
     fn serial_of(&self, pid: i32) -> Option<Serial> {
@@ -487,6 +538,7 @@ fn plan(settings: &Settings, listeners: &[Rc<Listener>]) -> Plan {
         preload: settings.preload_app,
         boot_timeout: (!settings.boot_timeout.is_zero()).then_some(settings.boot_timeout),
         graceful_timeout: settings.graceful_timeout,
+        lifetime: (!settings.max_worker_lifetime.is_zero()).then_some(settings.max_worker_lifetime),
         drain_listeners: listeners.iter().any(|listener| listener.is_own()),
     }
 }

@@ -4,6 +4,7 @@
 //! nothing that a process does or omits can hold the arbiter up.
 
 use super::event::Serial;
+use super::vigil::{ANSWER_TIME, HALT_TIME};
 use std::time::{Duration, Instant};
 
 /// From Stop to SIGKILL.
@@ -40,6 +41,17 @@ pub(crate) struct Process {
     pub(crate) phase: Phase,
     /// When its channel ended, if it did: the process should be gone at once.
     pub(crate) lost: Option<Instant>,
+    /// Since when it owes an answer to the question whether it lives.
+    pub(crate) asked: Option<Instant>,
+    /// It is stopped, as by SIGSTOP or a debugger.
+    pub(crate) halted: Option<Halt>,
+}
+
+/// A process is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Halt {
+    pub(crate) since: Instant,
+    pub(crate) signal: i32,
 }
 
 /// What a process is doing.
@@ -74,6 +86,12 @@ pub(crate) enum Killed {
     Unwanted,
     /// It did not read its channel.
     Unresponsive,
+    /// It did not answer the question whether it lives.
+    Silent,
+    /// It was stopped, and nobody continued it.
+    Halted,
+    /// It has more memory than it may have by any means.
+    Overgrown,
     /// Its channel ended but it went on.
     Lost,
     /// It sent what is no message of ours.
@@ -84,7 +102,15 @@ impl Process {
     /// A process that has just been ordered.
     pub(crate) fn ordered(serial: Serial, seat: Seat, boot_timeout: Option<Duration>, now: Instant) -> Process {
         let deadline = boot_timeout.map(|timeout| now + timeout);
-        Process { serial, seat, pid: None, phase: Phase::Booting { since: now, deadline }, lost: None }
+        Process {
+            serial,
+            seat,
+            pid: None,
+            phase: Phase::Booting { since: now, deadline },
+            lost: None,
+            asked: None,
+            halted: None,
+        }
     }
 
     /// Whether it may still become useful or is useful: it holds its seat.
@@ -105,9 +131,50 @@ impl Process {
         };
         // A process on its way out may close its channel before it ends; it has a deadline already.
         let lost = self.lost.filter(|_| self.seated()).map(|at| at + LOST_TIME);
-        match (phase, lost) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        phase.into_iter().chain(lost).chain(self.given_up().map(|(at, _)| at)).min()
+    }
+
+    /// When it is given up as stopped or silent, and which of them.
+    pub(crate) fn given_up(&self) -> Option<(Instant, Killed)> {
+        if !self.seated() {
+            return None;
         }
+        match (self.halted, self.asked) {
+            (Some(halt), _) => Some((halt.since + HALT_TIME, Killed::Halted)),
+            (None, Some(asked)) => Some((asked + ANSWER_TIME, Killed::Silent)),
+            (None, None) => None,
+        }
+    }
+
+    /// When a worker has served for `lifetime`, and up to a tenth more, so that workers that were born together do not
+    /// grow old together.
+    pub(crate) fn old_at(&self, lifetime: Duration) -> Option<Instant> {
+        // Fibonacci hashing of the serial: neighbours lie far apart.
+        let spread = self.serial.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+        match self.phase {
+            Phase::Serving { since } => Some(since + lifetime + lifetime / 10 * spread as u32 / 256),
+            Phase::Booting { .. }
+            | Phase::Faulted { .. }
+            | Phase::Ready
+            | Phase::Retiring { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killed { .. } => None,
+        }
+    }
+
+    /// Moves everything that it would be judged by at least `grace` away.
+    pub(crate) fn forgive(&mut self, grace: Duration, now: Instant) {
+        let earliest = now + grace;
+        match &mut self.phase {
+            Phase::Booting { deadline: Some(at), .. }
+            | Phase::Faulted { kill_at: at }
+            | Phase::Retiring { kill_at: at }
+            | Phase::Stopping { kill_at: at, .. }
+            | Phase::Killed { forget_at: at, .. } => *at = earliest.max(*at),
+            Phase::Booting { deadline: None, .. } | Phase::Ready | Phase::Serving { .. } => {}
+        }
+        self.lost = self.lost.map(|_| now);
+        self.asked = self.asked.map(|_| now);
+        self.halted = self.halted.map(|halt| Halt { since: now, ..halt });
     }
 }

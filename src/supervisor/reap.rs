@@ -1,4 +1,4 @@
-//! Children: looking at the dead, reaping them, killing the living.
+//! Children: looking at the dead, reaping them, noticing the stopped, killing the living.
 //!
 //! Owns waitid(2) and pidfds. Knows nothing of generations. Invariant: nothing is killed that is not our own child, so a
 //! pid that was claimed by mistake or by malice, or one that is used again, never hits a stranger.
@@ -77,6 +77,37 @@ pub(super) fn poll_dead() -> Option<i32> {
 /// Reaps a child that has ended.
 pub(super) fn reap(pid: i32) -> Option<Exit> {
     wait(libc::P_PID, pid.cast_unsigned(), 0).ok().flatten().map(|(_, exit)| exit)
+}
+
+/// A child that was stopped or continued since the last call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// By this signal.
+    Stopped {
+        pid: i32,
+        signal: i32,
+    },
+    Continued {
+        pid: i32,
+    },
+}
+
+/// The next child that was stopped or continued, if there is one; each change is told once, and one that was undone
+/// meanwhile may not be told at all. A child that is traced tells its tracer instead (ptrace(2)).
+pub(super) fn poll_paused() -> Option<Pause> {
+    // SAFETY: siginfo_t is plain data for which all zeros is valid.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` lives through the call and is large enough.
+    let result =
+        unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG) };
+    Errno::result(result).ok()?;
+    // SAFETY: waitid(2) has filled these fields, or left them zero when nothing has happened.
+    let (pid, status) = unsafe { (found.si_pid(), found.si_status()) };
+    match (pid, found.si_code) {
+        (0, _) => None,
+        (pid, libc::CLD_CONTINUED) => Some(Pause::Continued { pid }),
+        (pid, _) => Some(Pause::Stopped { pid, signal: status }),
+    }
 }
 
 /// waitid(2) for ended children, never waiting. nix's own fails on a child that a real-time signal killed.

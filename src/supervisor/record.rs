@@ -4,13 +4,20 @@
 //! one record, one traceback is one record. Knows no process. Invariant: a record that asks for action names the
 //! generation, the slot and the pid where there is one.
 
-use super::event::Exit;
+use super::event::{Exit, Findings, signal_name};
 use super::process::Killed;
+use super::vigil::{ANSWER_TIME, HALT_TIME};
 use rgunicorn_log::event;
 use rgunicorn_protocol::{BootFault, BootFaultKind};
 use slog::{Logger, debug, error, info, o, warn};
 use std::fmt;
 use std::time::Duration;
+
+/// What a death by the kernel's out-of-memory killer is called.
+pub(crate) const OUT_OF_MEMORY: &str = " (out of memory: the kernel has killed for want of it)";
+
+/// Requests that one record names.
+const MOST_REQUESTS: usize = 16;
 
 /// Which process a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +84,21 @@ pub(crate) enum Record {
     /// A worker or a mold of the serving generation could not boot; it will be tried again.
     BootFailed { tags: Tags, fault: Fault, retry: Duration },
     /// A worker died that was not asked to. `served` is how long it served.
-    WorkerDied { tags: Tags, exit: Exit, served: Option<Duration>, retry: Duration },
+    WorkerDied { tags: Tags, exit: Exit, served: Option<Duration>, retry: Duration, findings: Findings },
     /// A mold died that was not asked to.
-    MoldDied { tags: Tags, exit: Exit, preload: bool },
+    MoldDied { tags: Tags, exit: Exit, preload: bool, findings: Findings },
     /// A process left as it was asked to.
     Left { tags: Tags },
     /// A process that was asked to leave did not end well.
-    LeftBadly { tags: Tags, exit: Exit },
+    LeftBadly { tags: Tags, exit: Exit, findings: Findings },
     /// A process was sent SIGKILL by us.
     Killed { tags: Tags, why: Killed, graceful: Duration },
+    /// A process was stopped by a signal; when it is killed unless it is continued.
+    Halted { tags: Tags, signal: i32, killed_in: Option<Duration> },
+    /// A stopped process goes on.
+    Continued { tags: Tags, after: Duration },
+    /// The arbiter did not run for so long.
+    WasLate { by: Duration },
     /// A worker's channel ended but the worker lives.
     ChannelClosed { tags: Tags },
     /// A process does not go away although it was killed.
@@ -119,8 +132,13 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// Writes the record.
-    pub(crate) fn write(&self, log: &Logger) {
+    /// The process whose state is worth a look before this record is written, because it is about to be killed.
+    pub(crate) fn victim(&self) -> Option<Tags> {
+        if let Record::Killed { tags, .. } = self { Some(*tags) } else { None }
+    }
+
+    /// Writes the record; `evidence` is what was found at its victim.
+    pub(crate) fn write(&self, log: &Logger, evidence: &Findings) {
         match self {
             Record::NotPrepared { reason } => error!(log, "{}", reason; event::START_FAILED),
             Record::NotStarted { tags, fault } => {
@@ -146,27 +164,31 @@ impl Record {
             Record::BootFailed { tags, fault, retry } => {
                 error!(tagged(log, *tags), "{} could not boot, {}: {}", capital(*tags), again(*retry), fault; event::BOOT_FAULT);
             }
-            Record::WorkerDied { tags, exit, served, retry } => {
+            Record::WorkerDied { tags, exit, served, retry, findings } => {
                 let when = match served {
                     Some(served) => format!("after it served for {}", seconds(*served)),
                     None => "while it waited for its promotion".to_owned(),
                 };
                 error!(
-                    tagged(log, *tags), "{} {} {}; a new one starts {}", capital(*tags), exit, when, delay(*retry);
+                    tagged(log, *tags), "{} {}{} {}{}; a new one starts {}", capital(*tags), exit, cause(findings), when,
+                    amid(findings), delay(*retry);
                     event::WORKER_DIED, "exit" => exit.to_string()
                 );
             }
-            Record::MoldDied { tags, exit, preload } => {
+            Record::MoldDied { tags, exit, preload, findings } => {
                 let then = if *preload {
                     "What a new one would import may be newer code, so a whole new generation is booted"
                 } else {
                     "A new one starts"
                 };
-                error!(tagged(log, *tags), "{} {}. {}", capital(*tags), exit, then; event::MOLD_DIED, "exit" => exit.to_string());
+                error!(tagged(log, *tags), "{} {}{}. {}", capital(*tags), exit, cause(findings), then; event::MOLD_DIED, "exit" => exit.to_string());
             }
             Record::Left { tags } => debug!(tagged(log, *tags), "{} has left", capital(*tags); event::WORKER_EXITED),
-            Record::LeftBadly { tags, exit } => {
-                warn!(tagged(log, *tags), "{} {} while it was leaving", capital(*tags), exit; event::WORKER_EXITED);
+            Record::LeftBadly { tags, exit, findings } => {
+                warn!(
+                    tagged(log, *tags), "{} {}{} while it was leaving{}", capital(*tags), exit, cause(findings),
+                    amid(findings); event::WORKER_EXITED
+                );
             }
             Record::Killed { tags, why: why @ (Killed::BootTimeout | Killed::Unwanted), graceful } => {
                 // The record of the failed boot, or of what made it unwanted, has said enough.
@@ -174,8 +196,28 @@ impl Record {
             }
             Record::Killed { tags, why, graceful } => {
                 let (id, because) = because(*why, *graceful);
-                error!(tagged(log, *tags), "{} is killed: {}", capital(*tags), because; id);
+                let threads = match evidence.threads.as_slice() {
+                    [] => String::new(),
+                    threads => format!(". Its threads: {}", threads.join(", ")),
+                };
+                error!(tagged(log, *tags), "{} is killed{}: {}{}", capital(*tags), amid(evidence), because, threads; id);
             }
+            Record::Halted { tags, signal, killed_in } => {
+                let then = match killed_in {
+                    Some(time) => format!("unless it is continued within {} it is killed and replaced", seconds(*time)),
+                    None => "it is leaving and is killed when its time is over".to_owned(),
+                };
+                warn!(tagged(log, *tags), "{} was stopped by {}; {}", capital(*tags), signal_name(*signal), then; event::WORKER_STUCK);
+            }
+            Record::Continued { tags, after } => {
+                info!(tagged(log, *tags), "{} goes on after it was stopped for {}", capital(*tags), seconds(*after));
+            }
+            Record::WasLate { by } => warn!(
+                log,
+                "The arbiter came {} too late to its work (stopped, frozen or starved of processor time); all deadlines are \
+                 moved",
+                seconds(*by)
+            ),
             Record::ChannelClosed { tags } => error!(
                 tagged(log, *tags),
                 "{} has lost its channel but lives on (does the application close file descriptors that are not its \
@@ -246,8 +288,33 @@ fn because(why: Killed, graceful: Duration) -> (event::MessageId, String) {
         Killed::Unwanted => (event::WORKER_KILLED, "it still boots and is no longer wanted".into()),
         Killed::NotStopped => (event::WORKER_KILLED, "it was told to stop at once and did not".into()),
         Killed::Unresponsive => (event::WORKER_STUCK, "it does not read its channel (stopped, or dead-locked)".into()),
+        Killed::Silent => (
+            event::WORKER_STUCK,
+            format!("it has not answered for {} (dead-locked, or starved of processor time)", seconds(ANSWER_TIME)),
+        ),
+        Killed::Halted => (
+            event::WORKER_STUCK,
+            format!("it was stopped by a signal, and nobody continued it within {}", seconds(HALT_TIME)),
+        ),
+        Killed::Overgrown => (event::WORKER_KILLED, "it has more memory than max_worker_memory_hard".into()),
         Killed::Lost => (event::WORKER_KILLED, "its channel ended but it went on".into()),
         Killed::Garbage => (event::WORKER_KILLED, "it sent what is no message of this version".into()),
+    }
+}
+
+/// Why a signal came, where that is known.
+fn cause(findings: &Findings) -> &'static str {
+    if findings.out_of_memory { OUT_OF_MEMORY } else { "" }
+}
+
+/// What a process was doing when it ended.
+fn amid(findings: &Findings) -> String {
+    let shown = &findings.requests[..findings.requests.len().min(MOST_REQUESTS)];
+    let more = findings.requests.len() - shown.len();
+    match (shown, more) {
+        ([], _) => String::new(),
+        (shown, 0) => format!(" in the middle of {}", shown.join(", ")),
+        (shown, more) => format!(" in the middle of {} and {more} more", shown.join(", ")),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::action::{Action, Notice, Outcome};
 use super::decide::{Purpose, State};
-use super::event::{Event, Exit, Order, Plan, Serial};
+use super::event::{Event, Exit, Findings, Order, Plan, Serial};
 use super::record::Record;
 use rgunicorn_protocol::{BootFault, BootFaultKind, FromWorker, ToWorker, VERSION};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,8 @@ pub(super) struct Fake {
     pub(super) slot: u32,
     pub(super) doing: Doing,
     pub(super) deaf: bool,
+    /// It reads and does not answer.
+    pub(super) silent: bool,
 }
 
 /// See the file's header.
@@ -54,6 +56,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         boot_timeout: Some(Duration::from_secs(60)),
         graceful_timeout: Duration::from_secs(30),
         drain_listeners: true,
+        lifetime: None,
     }
 }
 
@@ -98,7 +101,7 @@ impl World {
         self.gone.insert(serial);
         self.happen(Event::Ended { from: serial });
         if known {
-            self.happen(Event::Exited { from: serial, exit });
+            self.happen(Event::Exited { from: serial, exit, findings: Findings::default() });
         }
         // A worker that was not forked yet dies with its mold.
         let unborn = |fake: &Fake| fake.mold == Some(serial) && fake.doing == Doing::Born;
@@ -170,7 +173,17 @@ impl World {
         }
     }
 
+    /// Lets time pass; every deadline in it is kept.
     pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.state.deadline(self.now).is_some_and(|at| at <= end) {
+            self.wait();
+        }
+        self.sleep(end - self.now);
+    }
+
+    /// Lets time pass in which the arbiter does not run.
+    pub(super) fn sleep(&mut self, time: Duration) {
         self.now += time;
         self.happen(Event::Timer);
     }
@@ -221,7 +234,7 @@ impl World {
                     replies.push(Event::Prepared { generation, plan: self.plan.clone() });
                 }
                 Action::SpawnMold { generation, mold } => {
-                    let fake = Fake { mold: None, generation, slot: 0, doing: Doing::Born, deaf: false };
+                    let fake = Fake { mold: None, generation, slot: 0, doing: Doing::Born, deaf: false, silent: false };
                     assert!(self.processes.insert(mold, fake).is_none());
                     let pid = 1000 + i32::try_from(mold.0).unwrap();
                     replies.push(Event::Spawned { mold, pid });
@@ -230,7 +243,8 @@ impl World {
                     // A mold that died may be ordered to fork until its end has been noticed.
                     assert!(self.gone.contains(&mold) || self.processes[&mold].doing == Doing::Ready);
                     let generation = self.state.generation_of(worker);
-                    let fake = Fake { mold: Some(mold), generation, slot, doing: Doing::Born, deaf: false };
+                    let fake =
+                        Fake { mold: Some(mold), generation, slot, doing: Doing::Born, deaf: false, silent: false };
                     assert!(self.processes.insert(worker, fake).is_none());
                     if self.processes.get(&mold).is_none_or(|mold| mold.deaf) {
                         replies.push(Event::Unresponsive { to: mold });
@@ -253,6 +267,9 @@ impl World {
                             fake.doing = Doing::Promoted;
                         }
                         ToWorker::Retire { .. } | ToWorker::Stop => fake.doing = Doing::Leaving,
+                        ToWorker::Ping { id } if !fake.silent => {
+                            replies.push(Event::Message { from: to, message: FromWorker::Pong { id } });
+                        }
                         ToWorker::ReopenLogs
                         | ToWorker::Ping { .. }
                         | ToWorker::Fork { .. }

@@ -96,6 +96,11 @@ pub enum FromWorker {
         /// Why, a clause: `GET /slow has timed out after 30 s`.
         reason: String,
     },
+    /// The worker has more memory than it may have by any means: it is to be killed at once.
+    Overgrown {
+        /// Resident bytes.
+        bytes: u64,
+    },
     /// The worker no longer accepts; it finishes what it has begun.
     Draining {
         /// Requests still in the application.
