@@ -11,6 +11,7 @@ mod handoff;
 mod hands;
 mod lanes;
 mod listener;
+mod memory;
 mod offspring;
 mod outbox;
 mod queue;

@@ -32,6 +32,10 @@ pub struct ReactorSettings {
     pub health_path: Vec<u8>,
     /// Whether the instance has other workers, to which requests can be given.
     pub shares: bool,
+    /// Resident bytes at which the worker asks for its replacement; 0: never.
+    pub max_memory: u64,
+    /// Resident bytes at which the worker asks to be killed; 0: never.
+    pub max_memory_hard: u64,
     /// Whether files are sent by sendfile(2).
     pub sendfile: bool,
 }
@@ -93,6 +97,8 @@ impl ReactorSettings {
             response_buffer: usize::try_from(settings.response_buffer).unwrap_or(usize::MAX),
             health_path: settings.health_path.clone().into_bytes(),
             shares: settings.workers > 1,
+            max_memory: settings.max_worker_memory,
+            max_memory_hard: settings.max_worker_memory_hard,
             sendfile: settings.sendfile,
         })
     }

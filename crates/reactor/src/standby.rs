@@ -61,14 +61,14 @@ impl Reactor {
             } else if now == before {
                 self.standby_parked.store(true, Ordering::SeqCst);
                 while self.lanes.watch() == now && !self.finished.load(Ordering::SeqCst) {
-                    match self.watch_lanes(&mut watch) {
+                    match self.look_around(&mut watch) {
                         Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now()).max(TICK)),
                         None => std::thread::park(),
                     }
                 }
                 self.standby_parked.store(false, Ordering::SeqCst);
             }
-            self.watch_lanes(&mut watch);
+            self.look_around(&mut watch);
             before = self.lanes.watch();
         }
         self.end_process_if_stuck();
@@ -98,6 +98,13 @@ impl Reactor {
         }
     }
 
+    /// Looks for what is to be told to the arbiter; gives the instant at which to look again, if any request is in a
+    /// lane.
+    fn look_around(&self, watch: &mut Watch) -> Option<Instant> {
+        let memory = self.watch_memory(&mut watch.growth);
+        self.watch_lanes(watch).into_iter().chain(memory).min()
+    }
+
     /// Turns the reactor until a lane does so again.
     fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands, watch: &mut Watch) {
         let listening = self.lanes.any_free();
@@ -110,7 +117,7 @@ impl Reactor {
             self.find_lanes(hands);
             let accepts = !listening && self.accepts();
             let accept_at_last = accepts.then_some(accept_at);
-            let (lanes, late) = (self.watch_lanes(watch), self.refuse_late_requests(hands));
+            let (lanes, late) = (self.look_around(watch), self.refuse_late_requests(hands));
             let deadline = [self.next_deadline(), lanes, late, accept_at_last].into_iter().flatten().min();
             self.harvest(hands, self.timeout_until(deadline));
             self.find_lanes(hands);

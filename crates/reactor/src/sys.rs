@@ -184,6 +184,12 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value:
     };
 }
 
+/// Bytes of a page, in which the kernel counts memory.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: sysconf(3) takes a number and gives one.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// _exit(2) with status 0: no handlers run, whatever other threads do.
 pub(crate) fn end_process() -> ! {
     // SAFETY: _exit touches no memory of this process.

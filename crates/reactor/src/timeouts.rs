@@ -7,6 +7,7 @@
 //! **The race for the client.** The lane may begin its response in the very moment in which the standby gives up on it.
 //! Each socket has one flag, *answered*; whoever swaps it first has the word, the other one is silent.
 
+use crate::memory::Growth;
 use crate::offspring::Socket;
 use crate::reactor::{Reactor, lock};
 use crate::sys;
@@ -30,6 +31,8 @@ pub(crate) struct Watch {
     /// The last request of each lane that was dealt with.
     dealt_with: Vec<u64>,
     look_at: Instant,
+    /// What is known of the worker's memory.
+    pub(crate) growth: Growth,
 }
 
 /// The sockets of the requests in the lanes.
@@ -54,7 +57,7 @@ impl InLanes {
 
 impl Watch {
     pub(crate) fn new(lanes: usize) -> Watch {
-        Watch { dealt_with: vec![0; lanes], look_at: Instant::now() }
+        Watch { dealt_with: vec![0; lanes], look_at: Instant::now(), growth: Growth::new() }
     }
 }
 
