@@ -9,6 +9,7 @@ mod fork;
 mod identity;
 mod mold;
 mod offspring;
+mod output;
 mod signals;
 mod stacks;
 mod worker;

@@ -7,7 +7,7 @@
 use crate::application::{self, Application};
 use crate::fork::{Role, fork_worker};
 use crate::worker::{self, Place};
-use crate::{identity, signals};
+use crate::{identity, output, signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pyo3::prelude::*;
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Received, ToWorker, VERSION, WorkerSettings};
@@ -98,10 +98,14 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
     application::prepare(py, &settings)?;
     let mut warnings = Vec::new();
     let application = if settings.preload_app {
-        let application = application::load(py, &settings)?;
+        let application = output::captured(py, &settings, || application::load(py, &settings))?;
         let mut kept: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         kept.push(channel.as_raw_fd());
         warnings = application::freeze(py, &kept);
+        if settings.preload_strict && !warnings.is_empty() {
+            let message = format!("preload_strict: {}", warnings.join("; "));
+            return Err(BootFault { kind: BootFaultKind::Import, message, traceback: None });
+        }
         Some(application)
     } else {
         None

@@ -2,7 +2,7 @@
 
 use crate::bridge::wsgi::WsgiBridge;
 use crate::mold::{Mold, say_hello};
-use crate::{application, drivers, identity, offspring, signals, stacks};
+use crate::{application, drivers, identity, offspring, output, signals, stacks};
 use pyo3::prelude::*;
 use rgunicorn_log::{Log, Process};
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt};
@@ -53,6 +53,10 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         Ok(log) => Arc::new(log),
         Err(error) => return Err((channel, machine_fault(format!("the worker cannot log: {error}")))),
     };
+    if let Err(error) = output::capture(&settings) {
+        let path = &settings.log.errorlog;
+        return Err((channel, machine_fault(format!("capture_output: {path} cannot be opened: {error}"))));
+    }
     let application = match application.map_or_else(|| application::load(py, &settings), Ok) {
         Ok(application) => application,
         Err(fault) => return Err((channel, fault)),
@@ -73,7 +77,12 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         Err(message) => return Err((channel, machine_fault(message))),
     };
     let reopened = Arc::clone(&log);
+    let captured = settings.clone();
     let reopen = Box::new(move || {
+        if let Err(error) = output::capture(&captured) {
+            slog::error!(reopened.logger(), "errorlog could not be reopened for what the application prints, which goes on \
+                to the old file"; "error" => %error);
+        }
         if let Err(error) = reopened.reopen() {
             slog::error!(reopened.logger(), "the log files could not be reopened; records go on to the old ones";
                 "error" => %error);
