@@ -226,7 +226,7 @@ impl<'a> Performer<'a> {
                 let victim = record.victim().and_then(|tags| tags.pid);
                 let evidence = victim.map(|pid| self.examine(pid)).unwrap_or_default();
                 record.write(&self.logger, &evidence);
-                self.history.note(&record);
+                self.history.note(&record, &evidence);
             }
             Action::Exit(outcome) => self.outcome = Some(outcome),
         }

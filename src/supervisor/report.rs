@@ -5,7 +5,7 @@
 //! order gets exactly one answer that is not progress.
 
 use super::decide::{Life, State};
-use super::event::{Event, Order, Serial};
+use super::event::{Event, Findings, Order, Serial};
 use super::generation::Generation;
 use super::perform::{Performer, Token};
 use super::process::{Phase, Process, Seat};
@@ -78,9 +78,9 @@ impl Default for History {
 }
 
 impl History {
-    /// A record was written.
-    pub(super) fn note(&mut self, record: &Record) {
-        record.write(&self.listener);
+    /// A record was written with this evidence.
+    pub(super) fn note(&mut self, record: &Record, evidence: &Findings) {
+        record.write(&self.listener, evidence);
         let heard = std::mem::take(&mut *self.ear.0.lock().unwrap_or_else(PoisonError::into_inner));
         for (level, text) in heard {
             self.understand(record, &text);
@@ -459,9 +459,9 @@ mod tests {
     #[test]
     fn a_reload_is_counted_from_its_beginning_to_its_end() {
         let mut history = History::default();
-        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false });
+        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false }, &Findings::default());
         assert_eq!((history.begun, history.ended), (1, 0));
-        history.note(&failed());
+        history.note(&failed(), &Findings::default());
         assert_eq!((history.begun, history.ended), (1, 1));
         assert!(history.latest_reload.unwrap().failure.unwrap().ends_with("no\nTraceback"));
     }
@@ -469,10 +469,10 @@ mod tests {
     #[test]
     fn who_waits_for_a_reload_hears_every_record_until_then() {
         let mut history = History::default();
-        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false });
+        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false }, &Findings::default());
         assert!(history.progress.is_empty());
         history.waiting.push((1, 2));
-        history.note(&failed());
+        history.note(&failed(), &Findings::default());
         let [Answer::Progress { level, text }] = &history.progress[..] else { panic!("{:?}", history.progress) };
         assert!(level == "error" && text.contains("generation 1 goes on"), "{level} {text}");
     }
@@ -481,7 +481,10 @@ mod tests {
     fn the_first_generation_is_no_reload() {
         let mut history = History::default();
         let after = Duration::ZERO;
-        history.note(&Record::Serves { generation: 1, workers: 1, interpreter: String::new(), after });
+        history.note(
+            &Record::Serves { generation: 1, workers: 1, interpreter: String::new(), after },
+            &Findings::default(),
+        );
         assert!(history.serving_since > 0.0);
         assert_eq!(history.latest_reload, None);
     }
