@@ -31,6 +31,10 @@ pub(crate) struct Watch {
     /// The last request of each lane that was dealt with.
     dealt_with: Vec<u64>,
     look_at: Instant,
+    /// When the standby meant to be back at the latest.
+    due: Option<Instant>,
+    /// Requests older than the first figure have not run for as long as the second, in microseconds.
+    pause: (u64, u64),
     /// What is known of the worker's memory.
     pub(crate) growth: Growth,
 }
@@ -55,17 +59,42 @@ impl InLanes {
     }
 }
 
+/// A standby that is back so much later than it meant to be did not run, and neither did the lanes: the worker was
+/// stopped (SIGSTOP, the control group's freezer, a paused virtual machine) or got no processor.
+const LATE: Duration = Duration::from_secs(1);
+
 impl Watch {
     pub(crate) fn new(lanes: usize) -> Watch {
-        Watch { dealt_with: vec![0; lanes], look_at: Instant::now(), growth: Growth::new() }
+        Watch { dealt_with: vec![0; lanes], look_at: Instant::now(), due: None, pause: (0, 0), growth: Growth::new() }
+    }
+
+    fn note_pause(&mut self, now: Instant, now_us: u64) {
+        let Some(late) = self.due.map(|due| now.saturating_duration_since(due)).filter(|late| *late >= LATE) else {
+            return;
+        };
+        self.pause = (now_us, self.pause.1.saturating_add(late.as_micros() as u64));
+    }
+
+    /// For how long the application has had a request that last made progress at `progress`.
+    fn age(&self, progress: u64, now: u64) -> u64 {
+        let (before, paused) = self.pause;
+        now.saturating_sub(progress).saturating_sub(if progress <= before { paused } else { 0 })
     }
 }
 
 impl Reactor {
     /// Looks for requests whose time is over; gives the instant at which to look again, if any request is in a lane.
+    /// Time in which the worker did not run is not the requests'.
     pub(crate) fn watch_lanes(&self, watch: &mut Watch) -> Option<Instant> {
+        watch.note_pause(Instant::now(), monotonic_us());
+        watch.due = self.look_at_lanes(watch);
+        watch.due
+    }
+
+    fn look_at_lanes(&self, watch: &mut Watch) -> Option<Instant> {
         let timeout = self.settings.timeout;
         if timeout.is_zero() || self.lanes.inside() == 0 {
+            watch.pause = (0, 0);
             return None;
         }
         let start = Instant::now();
@@ -81,7 +110,7 @@ impl Reactor {
                 continue;
             }
             let age = match glance.state {
-                LaneState::Application => now.saturating_sub(glance.progress.max(glance.since)),
+                LaneState::Application => watch.age(glance.progress.max(glance.since), now),
                 // The client's time runs, not the application's: body_timeout, send_timeout.
                 LaneState::Client => 0,
             };
@@ -143,4 +172,24 @@ impl Reactor {
 fn line(request: &Running) -> String {
     let cut = if request.truncated { "..." } else { "" };
     format!("{} {}{cut}", request.method, request.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_the_worker_did_not_run_is_not_the_requests() {
+        let mut watch = Watch::new(1);
+        let start = Instant::now();
+        watch.due = Some(start);
+        watch.note_pause(start + Duration::from_millis(900), 1_000_000);
+        assert_eq!(watch.age(0, 1_000_000), 1_000_000);
+        watch.note_pause(start + Duration::from_secs(60), 61_000_000);
+        assert_eq!(watch.age(0, 62_000_000), 2_000_000);
+        assert_eq!(watch.age(61_500_000, 62_000_000), 500_000, "a request that came later has had no pause");
+        watch.due = None;
+        watch.note_pause(start + Duration::from_secs(600), 601_000_000);
+        assert_eq!(watch.pause.1, 60_000_000, "a standby that waited for nothing in particular is not late");
+    }
 }
