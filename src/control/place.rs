@@ -167,8 +167,11 @@ fn clear_dead_neighbours(folder: &Path) {
         let name = entry.file_name();
         let pid =
             name.to_str().and_then(|name| name.strip_prefix("rgunicorn-")).and_then(|pid| pid.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-            let _ = std::fs::remove_file(entry.path().join(SOCKET));
+        let socket = entry.path().join(SOCKET);
+        // One that lives in another pid namespace has no /proc entry here, but listens.
+        let listens = || UnixStream::connect(&socket).is_ok();
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) && !listens() {
+            let _ = std::fs::remove_file(&socket);
             // Fails if anything else is in it.
             let _ = std::fs::remove_dir(entry.path());
         }

@@ -139,6 +139,34 @@ impl Scoreboard {
         if same { Ok(board) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "a scoreboard of another layout")) }
     }
 
+    /// Takes over the board of an arbiter that was killed, with all its workers: what they had counted goes into the sum.
+    ///
+    /// # Errors
+    /// As [`Scoreboard::adopt`].
+    pub fn inherit(file: OwnedFd) -> io::Result<Scoreboard> {
+        let mut board = Scoreboard::adopt(file)?;
+        let end = board.end;
+        let mut offset = 2 * PAGE;
+        while offset < end {
+            // Every sheet begins at a page; what lies within one claims no lanes unless its worker wrote nonsense, which
+            // then is counted as if it were figures.
+            let lanes =
+                Sheet::open(board.file.as_fd(), SheetAt { offset, lanes: 1 }).map(|sheet| sheet.claimed_lanes());
+            let lanes = lanes.ok().and_then(|lanes| u32::try_from(lanes).ok()).filter(|lanes| *lanes <= MOST_LANES);
+            let mut length = PAGE;
+            if let Some(lanes) = lanes.filter(|lanes| *lanes > 0)
+                && let Ok(sheet) = Sheet::open(board.file.as_fd(), SheetAt { offset, lanes })
+            {
+                length = Sheet::length(lanes).unwrap_or(PAGE).next_multiple_of(PAGE);
+                board.reclaim(sheet);
+            }
+            offset = offset.saturating_add(length);
+        }
+        // Whoever held spooled bodies is gone, and the bodies with them.
+        board.common.head().spooled.store(0, Ordering::Relaxed);
+        Ok(board)
+    }
+
     fn map(file: OwnedFd) -> io::Result<Scoreboard> {
         let common = Mapping::shared(file.as_fd(), 0, 0)?;
         let gone = Mapping::shared(file.as_fd(), PAGE, 0)?;
@@ -200,6 +228,7 @@ impl Scoreboard {
         // What it had open ended with it.
         self.gone.head().add(Counter::Closed, tally.connections());
         subtract(&self.common.head().spooled, sheet.spooled());
+        sheet.vacate();
         self.free.push(sheet.at());
     }
 
@@ -264,6 +293,26 @@ mod tests {
         assert_eq!(board.gone().requests(), 3);
         assert_eq!(board.gone().get(Counter::Responses5xx), 3);
         assert_eq!(board.reopen(living.at()).unwrap().tally().requests(), 1);
+    }
+
+    #[test]
+    fn after_a_killed_arbiter_everything_counted_is_found_again_and_nothing_twice() {
+        let mut board = Scoreboard::create().unwrap();
+        for lanes in [1, 700, 4] {
+            let sheet = board.issue(lanes, owner(u64::from(lanes))).unwrap();
+            sheet.record(Instant::now(), 200, 0, Duration::ZERO, Duration::ZERO);
+            sheet.take_spool(10, 0);
+            if lanes == 4 {
+                board.reclaim(sheet);
+            }
+        }
+        let file = board.as_fd().try_clone_to_owned().unwrap();
+        drop(board);
+        let mut board = Scoreboard::inherit(file.try_clone().unwrap()).unwrap();
+        assert_eq!((board.gone().requests(), board.spooled()), (3, 0));
+        let again = board.issue(700, owner(9)).unwrap();
+        assert_eq!(again.tally(), Tally::default());
+        assert_eq!(Scoreboard::inherit(file).unwrap().gone().requests(), 3);
     }
 
     #[test]

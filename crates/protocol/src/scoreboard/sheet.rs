@@ -24,7 +24,9 @@ pub(super) struct Head {
     worker: AtomicU64,
     memory: AtomicU64,
     spooled: AtomicU64,
-    reserved: [AtomicU64; 3],
+    /// As in [`SheetAt`], for an arbiter that has lost its books.
+    lanes: AtomicU64,
+    reserved: [AtomicU64; 2],
     tally: SharedTally,
 }
 
@@ -175,6 +177,17 @@ impl Sheet {
         head.worker.store(owner.worker, Ordering::Relaxed);
         head.generation.store(owner.generation, Ordering::Relaxed);
         head.slot.store(owner.slot, Ordering::Relaxed);
+        head.lanes.store(u64::from(self.at.lanes), Ordering::Relaxed);
+    }
+
+    /// How many lanes it was made with, as it says itself; 0: it is nobody's.
+    pub(super) fn claimed_lanes(&self) -> u64 {
+        self.own.head().lanes.load(Ordering::Relaxed)
+    }
+
+    /// It is nobody's any more.
+    pub(super) fn vacate(&self) {
+        self.own.head().lanes.store(0, Ordering::Relaxed);
     }
 
     /// Whose it is.

@@ -253,6 +253,32 @@ impl Tally {
         now - (now / MINUTE).saturating_sub(1) * MINUTE
     }
 
+    /// The figures as numbers, for a program that keeps them otherwise; without the minutes. See [`Tally::import`].
+    pub fn export(&self) -> Vec<u64> {
+        let times = self.times();
+        let shape = [COUNTERS as u64, BUCKETS as u64];
+        [&shape[..], &self.counters, &times.latency.0, &times.queue.0].concat()
+    }
+
+    /// What [`Tally::export`] gave, maybe that of another version: counters as far as both know them, times only if they
+    /// are counted in the same buckets. Nonsense is nothing.
+    pub fn import(numbers: &[u64]) -> Tally {
+        let mut tally = Tally::default();
+        let (Some([counters, buckets]), numbers) = (numbers.get(..2), numbers.get(2..).unwrap_or_default()) else {
+            return tally;
+        };
+        let Some((theirs, times)) = usize::try_from(*counters).ok().and_then(|at| numbers.split_at_checked(at)) else {
+            return tally;
+        };
+        tally.counters.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = *theirs);
+        if *buckets == BUCKETS as u64 && times.len() == 2 * BUCKETS {
+            let (latency, queue) = times.split_at(BUCKETS);
+            tally.older.latency.0.copy_from_slice(latency);
+            tally.older.queue.0.copy_from_slice(queue);
+        }
+        tally
+    }
+
     /// Requests that the application was called for and that are over.
     pub fn requests(&self) -> u64 {
         let banks = self.banks.iter().map(|(_, times)| times.latency.count());
@@ -403,6 +429,23 @@ mod tests {
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(tally.read().requests(), 80_000);
+    }
+
+    #[test]
+    fn figures_survive_as_numbers_also_those_of_a_version_that_counts_less() {
+        let tally = shared();
+        tally.add(Counter::Closed, 7);
+        tally.record(5 * MINUTE, 9, 1);
+        let numbers = tally.read().export();
+        let same = Tally::import(&numbers);
+        assert_eq!((same.get(Counter::Closed), same.times()), (7, tally.read().times()));
+        let older = [&[11, 3][..], &numbers[2..13], &[1, 2, 3, 1, 2, 3]].concat();
+        let understood = Tally::import(&older);
+        assert_eq!((understood.get(Counter::Closed), understood.requests()), (7, 0));
+        for end in 0..numbers.len() {
+            let _ = Tally::import(&numbers[..end]);
+        }
+        assert_eq!(Tally::import(&[u64::MAX, u64::MAX]), Tally::default());
     }
 
     proptest! {
