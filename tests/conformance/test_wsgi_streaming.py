@@ -152,6 +152,21 @@ def test_a_client_that_stops_sending_is_a_timeout(wsgi):
         assert b"body_timeout" in answer.body and answer.header("Connection") == "close"
 
 
+@pytest.mark.parametrize(("rest", "status"), [(b"Content-Length: 10\r\n\r\nshort", 408),
+                                              (b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", 400)])
+def test_an_application_that_does_not_mind_the_error_leaves_the_blame_with_the_client(wsgi, rest, status):
+    server = wsgi("""
+        def app(environ, start_response):
+            body = environ["wsgi.input"].read()
+            start_response("200 OK", [])
+            return [body]
+    """, *STREAMING, "--body-timeout", "0.3")
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\n" + rest)
+        assert client.response().status == status
+    assert not server.log.find("Error handling request")
+
+
 def test_what_is_left_unread_is_not_the_next_request(wsgi):
     server = wsgi("""
         def app(environ, start_response):

@@ -58,6 +58,17 @@ pub enum BodyError {
     Failure(io::Error),
 }
 
+impl BodyError {
+    /// The status of an answer that says no more than this.
+    pub fn status(&self) -> u16 {
+        match self {
+            BodyError::TimedOut => 408,
+            BodyError::Truncated | BodyError::Rejected(_) => 400,
+            BodyError::Failure(_) => 500,
+        }
+    }
+}
+
 impl std::fmt::Display for BodyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

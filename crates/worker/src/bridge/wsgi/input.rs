@@ -252,7 +252,7 @@ impl State {
                     let Some(exchange) = work.exchange.as_mut() else { return Err(BodyError::Truncated) };
                     let result = exchange.read_body(into, hands);
                     if let Err(error) = &result {
-                        work.body_error = Some(error.to_string());
+                        work.body_error = Some((error.status(), error.to_string()));
                     }
                     result
                 })

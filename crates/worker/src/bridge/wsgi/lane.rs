@@ -38,8 +38,8 @@ pub(super) struct Work {
     pub(super) declared: Declared,
     /// The client has left: what still comes is dropped.
     gone: Option<io::Error>,
-    /// Why the request body could not be read to its end, if so.
-    pub(super) body_error: Option<String>,
+    /// Why the request body could not be read to its end, if so, and the status of an answer that says so.
+    pub(super) body_error: Option<(u16, String)>,
     framing: Option<BodyFraming>,
     /// The application gave a body where HTTP has none.
     bodiless: bool,
@@ -55,8 +55,8 @@ pub(super) struct Ending {
     pub(super) bodiless: bool,
     /// The client has left.
     pub(super) gone: Option<io::Error>,
-    /// Why the request body could not be read to its end, if so.
-    pub(super) body_error: Option<String>,
+    /// Why the request body could not be read to its end, if so, and the status of an answer that says so.
+    pub(super) body_error: Option<(u16, String)>,
 }
 
 impl Ending {

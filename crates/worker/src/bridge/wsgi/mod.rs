@@ -178,11 +178,14 @@ impl WsgiBridge {
         if let Some(request) = &request {
             if let Some(stop) = &stop {
                 let gone = gone.map(|error| error.to_string());
-                self.faults.report(py, stop, request, gone.as_deref(), body_error.as_deref());
+                let (blame, unread) = body_error.unzip();
+                self.faults.report(py, stop, request, gone.as_deref(), unread.as_deref());
                 match stop {
                     Stop::Gone => exchange.abort(),
                     Stop::Raised(_) | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) => {
-                        lane.with_hands(|hands| exchange.fail(500, hands));
+                        // Whose fault an unreadable body is was decided where it was read.
+                        let status = blame.filter(|_| stop.is_os_error(py)).unwrap_or(500);
+                        lane.with_hands(|hands| exchange.fail(status, hands));
                     }
                 }
             }

@@ -8,6 +8,7 @@ use super::declared::kind;
 use super::fault::exit_status;
 use super::file_wrapper::{FileTypes, FileWrapper};
 use super::lane::{Ended, Lane, Unsent};
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use rgunicorn_http::{BodyFraming, ResponseFault};
@@ -29,6 +30,14 @@ pub(super) enum Stop {
 }
 
 impl Stop {
+    /// Whether the application raised an OSError, as reading a body that does not come on does.
+    pub(super) fn is_os_error(&self, py: Python<'_>) -> bool {
+        match self {
+            Stop::Raised(error) => error.is_instance_of::<PyOSError>(py),
+            Stop::Gone | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) => false,
+        }
+    }
+
     /// The status with which the worker leaves, if the application has ended the interpreter.
     pub(super) fn exit_status(&self, py: Python<'_>) -> Option<i32> {
         match self {
