@@ -1,5 +1,6 @@
 //! The settings as a whole: layers, ranks, errors as the operator reads them, and a world of its own to read in.
 
+mod any_file;
 mod effects;
 mod guides;
 mod refusals;
