@@ -110,6 +110,10 @@ fn parse_tcp(text: &str) -> Result<Bind, String> {
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
             None if text.is_empty() => return Err("it is empty".to_owned()),
+            // As a host it would be an address in inet_aton(3)'s spelling, 0.0.x.y: nobody means that.
+            None if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                return Err(format!("a port alone is written 127.0.0.1:{text}, or :{text} for all addresses"));
+            }
             None => (text, None),
         },
     };
@@ -166,6 +170,7 @@ mod tests {
     fn a_wrong_address_says_what_is_wrong() {
         for (text, what) in [
             ("", "it is empty"),
+            ("8080", "a port alone is written 127.0.0.1:8080, or :8080 for all addresses"),
             ("::1", "an IPv6 address needs brackets: [::1]:8000"),
             ("[::1", "the closing ] is missing"),
             ("[::1]x", "\"x\" after the ] is not a port"),

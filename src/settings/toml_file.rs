@@ -40,10 +40,10 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<Given>, Vec<Fault>> {
                 Some(other) => faults.push(Fault::new(
                     origin,
                     format!(
-                        "{} is already set in {}; {:?} mean the same",
+                        "{} is already set in {}; these mean the same: {}",
                         setting.name,
                         other.origin,
-                        both(setting.name, setting.aliases)
+                        both(setting.name, setting.aliases).join(", ")
                     ),
                 )),
                 None => givens.push(Given { setting, origin, raw: raw(value.get_ref()) }),
@@ -150,10 +150,8 @@ mod tests {
     fn a_setting_under_two_names_is_refused() {
         assert_eq!(
             faults("app = 'a:b'\nwsgi_app = 'c:d'\n"),
-            [
-                "/etc/rgunicorn/app.toml:2: app is already set in /etc/rgunicorn/app.toml:1; [\"app\", \"wsgi_app\"] mean the \
-              same"
-            ]
+            ["/etc/rgunicorn/app.toml:2: app is already set in /etc/rgunicorn/app.toml:1; these mean the same: app, \
+                 wsgi_app"]
         );
     }
 

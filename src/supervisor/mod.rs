@@ -61,8 +61,8 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
     let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
     let logger = log.logger();
     info!(
-        logger, "rgunicorn {} starts: {} workers ({}), {}{}, application {}",
-        rgunicorn_protocol::VERSION, settings.workers, settings.workers_origin, settings.python.display(),
+        logger, "rgunicorn {} starts: {} worker{} ({}), {}{}, application {}",
+        rgunicorn_protocol::VERSION, settings.workers, if settings.workers == 1 { "" } else { "s" }, settings.workers_origin, settings.python.display(),
         in_brackets(&settings.python_origin), settings.app;
         id::STARTING
     );
