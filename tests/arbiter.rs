@@ -10,10 +10,18 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a fact is waited for.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// To be held while programs are written and processes started: a program that is still open for writing cannot be
+/// executed (ETXTBSY, execve(2)), and a child that another test's thread forks just then holds it open until its own exec.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Arbiter {
     folder: tempfile::TempDir,
@@ -23,6 +31,7 @@ struct Arbiter {
 impl Arbiter {
     /// Starts an arbiter whose molds are fake.
     fn start(fake: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Arbiter {
+        let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("rgunicorn");
         fs::copy(env!("CARGO_BIN_EXE_rgunicorn"), &program).unwrap();
@@ -150,7 +159,10 @@ fn a_worker_that_speaks_garbage_while_it_boots_ends_the_start_and_it_is_said_why
 
 #[test]
 fn a_stranger_whose_pid_a_worker_claims_is_not_killed() {
-    let mut stranger = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stranger = {
+        let _alone = alone();
+        Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
     let pid = stranger.id().to_string();
     let mut arbiter = Arbiter::start("false pid", &[], &[("STRANGER", &pid)]);
     arbiter.wait_for("Generation 1 serves");
