@@ -53,7 +53,8 @@ test-rust:
 # A real systemd is booted in namespaces for part of these (tests/harness/box.py): that needs root.
 test-system: build $(VENV)/ready
 	@.ci/require curl=curl nginx=nginx dpkg-deb=dpkg systemd-socket-activate=systemd \
-	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux
+	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux \
+	    mmdebstrap=mmdebstrap /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 	RGUNICORN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
 
 deb: build

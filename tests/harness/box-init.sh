@@ -1,21 +1,23 @@
 #!/bin/bash
 # First process of a box (see box.py): makes the box's own file system view, then becomes its systemd.
 #
-#   box-init.sh STATE     in fresh mount, uts, ipc, net, cgroup and pid namespaces, as root
+#   box-init.sh STATE ROOT     in fresh mount, uts, ipc, net, cgroup and pid namespaces, as root
 #
-# STATE is a directory outside. It holds `cgroups`, one "CONTROLLERS DIRECTORY" per line, and `console`; the box sees it
-# as /run/outside. Nothing here outlives the mount namespace: the root is an overlay whose changes are in memory.
+# ROOT is the directory whose files the box sees: / or a tree. STATE is a directory outside. It holds `cgroups`, one
+# "CONTROLLERS DIRECTORY" per line, and `console`; the box sees it as /run/outside. Nothing here outlives the mount
+# namespace: the box's root is an overlay whose changes are in memory.
 set -euo pipefail
 state=$1
+lower=$2
 
-# The box's files: this machine's, with every change going to memory.
+# Every change of the box's files goes to memory.
 stage=$state/stage
 mkdir -p "$stage"
 mount -t tmpfs -o mode=0755 tmpfs "$stage"
 mkdir "$stage/changes" "$stage/work" "$stage/root"
 root=$stage/root
 mount -t overlay overlay "$root" \
-    -o "lowerdir=/,upperdir=$stage/changes,workdir=$stage/work,volatile"
+    -o "lowerdir=$lower,upperdir=$stage/changes,workdir=$stage/work,volatile"
 
 # The kernel's file systems. What would act on the whole machine stays read-only.
 mount -t proc -o nosuid,nodev,noexec proc "$root/proc"

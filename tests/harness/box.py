@@ -1,8 +1,8 @@
 """A real systemd as PID 1 of fresh namespaces: the box.
 
-It sees this machine's files through an overlay in memory, has a network, a /run, a /tmp and cgroups of its own, and a
-journal. Needs root and the systemd, dbus and util-linux packages; nothing of a container engine. Owns the namespaces'
-first process and the cgroups; `stop` leaves neither behind. Knows nothing of rgunicorn.
+It sees this machine's files, or those of a tree (tree.py), through an overlay in memory, has a network, a /run, a /tmp
+and cgroups of its own, and a journal. Needs root and the systemd, dbus and util-linux packages; nothing of a container
+engine. Owns the namespaces' first process and the cgroups; `stop` leaves neither behind. Knows nothing of rgunicorn.
 """
 
 import json
@@ -25,13 +25,17 @@ JOIN = 'while read -r d; do echo $$ >"$d/cgroup.procs" || exit 125; done <"$1"; 
 
 
 class Box:
-    """`with Box() as box: box.run("systemctl", "status")`."""
+    """`with Box() as box: box.run("systemctl", "status")`.
 
-    def __init__(self):
+    `root`: the directory whose files it sees; without it this machine's.
+    """
+
+    def __init__(self, root=None):
+        self.root = Path(root or "/")
         require(os.geteuid() == 0, "root, to boot a systemd in namespaces")
         for name in ("unshare", "nsenter", "setpriv", "pivot_root", "dbus-daemon"):
             command(name)
-        require(Path("/lib/systemd/systemd").exists(), "/lib/systemd/systemd (package systemd)")
+        require((self.root / "lib/systemd/systemd").exists(), f"{self.root}/lib/systemd/systemd (package systemd)")
         # A short path: names of unix sockets have at most 107 bytes.
         self.state = Path(tempfile.mkdtemp(prefix="box."))
         self.state.chmod(0o755)
@@ -63,7 +67,7 @@ class Box:
         self._unshare = subprocess.Popen(
             ["sh", "-c", JOIN, "sh", self.state / "box.join", "setpriv", "--pdeathsig", "KILL",
              "unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--pid", "--fork", "--kill-child",
-             "--propagation", "private", INIT, self.state],
+             "--propagation", "private", INIT, self.state, self.root],
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
         console.close()
 

@@ -1,26 +1,45 @@
 """A booted systemd with rgunicorn installed from its package, and instances of it."""
 
+import contextlib
 import shutil
 import sysconfig
 from pathlib import Path
 
 import pytest
-from harness import Box
 from harness.instance import PYTHON, Instance
 from harness.server import APPS
+from harness.systems import boot
 
 
 @pytest.fixture(scope="session")
-def box(deb):
-    with Box() as box:
-        shutil.copy(deb, box.state / "rgunicorn.deb")
-        box.run("dpkg", "-i", "/run/outside/rgunicorn.deb")
-        box.run(PYTHON, "-m", "venv", "--without-pip", "/opt/flask")
-        here = Path(sysconfig.get_path("purelib"))
-        (there,) = box.path("/opt/flask/lib").glob("python3*/site-packages")
-        for name in ("flask", "werkzeug", "jinja2", "markupsafe", "click", "itsdangerous", "blinker"):
-            shutil.copytree(here / name, there / name)
-        yield box
+def boxes(deb):
+    """boxes("debian13") -> that box, booted, with rgunicorn and Flask."""
+    with contextlib.ExitStack() as stack:
+        booted = {}
+
+        def of(name):
+            if name not in booted:
+                booted[name] = stack.enter_context(boot(name))
+                install(booted[name], deb)
+            return booted[name]
+
+        yield of
+
+
+@pytest.fixture
+def box(request, boxes):
+    """The box of this machine's systemd, or, with @on_both, of each in turn."""
+    return boxes(getattr(request, "param", "here"))
+
+
+def install(box, deb):
+    shutil.copy(deb, box.state / "rgunicorn.deb")
+    box.run("dpkg", "-i", "/run/outside/rgunicorn.deb")
+    box.run(PYTHON, "-m", "venv", "--without-pip", "/opt/flask")
+    here = Path(sysconfig.get_path("purelib"))
+    (there,) = box.path("/opt/flask/lib").glob("python3*/site-packages")
+    for name in ("flask", "werkzeug", "jinja2", "markupsafe", "click", "itsdangerous", "blinker"):
+        shutil.copytree(here / name, there / name)
 
 
 @pytest.fixture

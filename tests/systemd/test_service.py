@@ -8,6 +8,7 @@ import pytest
 from harness import until
 from harness.instance import FLASK
 from harness.server import APPS
+from harness.systems import on_both, on_debian13, version
 
 GOOD = """
 def app(environ, start_response):
@@ -16,6 +17,12 @@ def app(environ, start_response):
 """
 
 
+@on_debian13
+def test_the_newer_systemd_is_one_that_knows_notify_reload(box):
+    assert version(box) >= 253
+
+
+@on_both
 def test_the_first_request_starts_the_service(instance):
     first = instance("first").open()
     assert first.state == "inactive/dead"
@@ -23,6 +30,7 @@ def test_the_first_request_starts_the_service(instance):
     assert first.state == "active/running"
 
 
+@on_both
 def test_a_flask_application_in_its_virtual_environment_is_served(instance):
     shop = instance("flask", {"flask_app.py": (APPS / "flask_app.py").read_text()}, app="flask_app:app",
                     python=FLASK).open()
@@ -100,6 +108,7 @@ def test_restart_refuses_nobody(instance):
     assert one.get("/").body == b"hello\n"
 
 
+@on_both
 def test_reload_brings_a_new_generation_and_keeps_the_arbiter(instance):
     one = instance("reloads").open()
     one.get("/")
@@ -110,6 +119,7 @@ def test_reload_brings_a_new_generation_and_keeps_the_arbiter(instance):
     assert one.get("/").body == b"hello\n"
 
 
+@on_both
 def test_a_reload_that_fails_makes_systemctl_reload_fail_and_the_old_generation_serves_on(instance):
     one = instance("unready").open()
     one.may_fail = True
