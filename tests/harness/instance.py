@@ -3,9 +3,9 @@
 from .gate import Gate
 from .waiting import until
 
-# Interpreters in the box: the system's, and that of a virtual environment with Flask.
+# Interpreters in the box: the system's, and that of a virtual environment with Flask and Django.
 PYTHON = "/usr/bin/python3"
-FLASK = "/opt/flask/bin/python"
+VENV = "/opt/venv/bin/python"
 
 
 class Instance:
@@ -28,6 +28,17 @@ class Instance:
         lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
                  for name, value in values.items()]
         self.box.write(f"/etc/rgunicorn/{self.name}.toml", "".join(lines))
+        return self
+
+    def drop_in(self, text=None, name="test", link=None):
+        """A drop-in of the service: lines of its [Service] section, or a link to a shipped one ("sealed")."""
+        folder = f"/etc/systemd/system/{self.service}.d"
+        if link:
+            self.box.run("mkdir", "-p", folder)
+            self.box.run("ln", "-s", f"/usr/share/rgunicorn/drop-ins/{link}.conf", folder)
+        else:
+            self.box.write(f"{folder}/{name}.conf", f"[Service]\n{text}\n")
+        self.box.systemctl("daemon-reload")
         return self
 
     def open(self):

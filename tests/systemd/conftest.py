@@ -13,7 +13,7 @@ from harness.systems import boot
 
 @pytest.fixture(scope="session")
 def boxes(deb):
-    """boxes("debian13") -> that box, booted, with rgunicorn and Flask."""
+    """boxes("debian13") -> that box, booted, with rgunicorn, Flask and Django."""
     with contextlib.ExitStack() as stack:
         booted = {}
 
@@ -35,11 +35,15 @@ def box(request, boxes):
 def install(box, deb):
     shutil.copy(deb, box.state / "rgunicorn.deb")
     box.run("dpkg", "-i", "/run/outside/rgunicorn.deb")
-    box.run(PYTHON, "-m", "venv", "--without-pip", "/opt/flask")
+    box.run(PYTHON, "-m", "venv", "--without-pip", "/opt/venv")
     here = Path(sysconfig.get_path("purelib"))
-    (there,) = box.path("/opt/flask/lib").glob("python3*/site-packages")
-    for name in ("flask", "werkzeug", "jinja2", "markupsafe", "click", "itsdangerous", "blinker"):
-        shutil.copytree(here / name, there / name)
+    (there,) = box.path("/opt/venv/lib").glob("python3*/site-packages")
+    for name in ("flask", "werkzeug", "jinja2", "markupsafe", "click", "itsdangerous", "blinker", "django", "asgiref",
+                 "sqlparse"):
+        shutil.copytree(here / name, there / name, ignore=shutil.ignore_patterns("__pycache__", "locale"))
+    shutil.copytree(here / "django/conf/locale/en", there / "django/conf/locale/en", dirs_exist_ok=True)
+    for name in ("__init__.py",):
+        shutil.copy(here / "django/conf/locale" / name, there / "django/conf/locale" / name)
 
 
 @pytest.fixture

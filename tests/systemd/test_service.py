@@ -6,7 +6,7 @@ import time
 
 import pytest
 from harness import until
-from harness.instance import FLASK
+from harness.instance import VENV
 from harness.server import APPS
 from harness.systems import on_both, on_debian13, version
 
@@ -33,7 +33,7 @@ def test_the_first_request_starts_the_service(instance):
 @on_both
 def test_a_flask_application_in_its_virtual_environment_is_served(instance):
     shop = instance("flask", {"flask_app.py": (APPS / "flask_app.py").read_text()}, app="flask_app:app",
-                    python=FLASK).open()
+                    python=VENV).open()
     assert shop.get("/").body == b"<h1>Hello from Flask</h1>"
     assert shop.get("/hello/box").json()["hello"] == "box"
 
