@@ -3,12 +3,15 @@
 //! All workers of an instance, of every generation, share one SOCK_SEQPACKET pair; the kernel's socket buffer is the
 //! queue. A connection travels as its fd and a record: where it came from, what a PROXY header said, and the bytes that
 //! were read and not answered, so that the taker parses them as if it had read them itself. Used for idle connections
-//! of a worker that retires, and for complete requests while every lane is in the application.
+//! of a worker that retires, many in a datagram, since the kernel counts the buffer's room by datagrams more than by bytes; and
+//! for complete requests while every lane is in the application, one in a datagram, so that workers share them.
 //!
 //! **Nothing is lost.** Before sending, the connection leaves the epoll set, since a registration lives with the open
-//! file description and would go on reporting it here. Every send error means that the connection stays: EAGAIN (the
-//! buffer is full), ETOOMANYREFS (too many fds in flight for this user), EMSGSIZE, ENOBUFS. A taker makes sure of free
-//! fds before it receives: without one the kernel would drop the fd and the client would see its connection end.
+//! file description and would go on reporting it here. A datagram is taken whole or not at all, and every send error means
+//! that its connections stay: EAGAIN (the buffer is full), ETOOMANYREFS (too many fds in flight for this user), EMSGSIZE,
+//! ENOBUFS. A taker makes sure of free fds before it receives: without them the kernel would drop fds and clients would
+//! see their connections end. One that has none leaves the handoff to the others for a while: the datagram would be
+//! reported without end.
 
 use crate::connection::{Connection, Phase};
 use crate::offspring::Socket;
@@ -16,6 +19,8 @@ use crate::reactor::{CONNECTION_EVENTS, Reactor, lock};
 use crate::sys;
 use crate::table::Happened;
 use crate::token::Source;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use rgunicorn_http::{self as http, Framing, ProxyHeader};
 use rgunicorn_protocol::ListenerAddress;
@@ -34,9 +39,12 @@ const FORM: u8 = 2;
 const MOST_BYTES: usize = 16 * 1024;
 /// Most bytes of a datagram, within any SO_SNDBUF.
 const DATAGRAM: usize = 64 * 1024;
-/// Connections taken from the handoff in one datagram at most (unix(7), SCM_MAX_FD).
+/// Connections in one datagram at most (unix(7), SCM_MAX_FD).
 const MOST_FDS: usize = 253;
-/// How long a connection that nobody could take stays before it is offered again.
+/// The part of the fds that a process may have which one datagram may bring: a taker needs as many free ones at once.
+const SHARE_OF_FDS: u64 = 8;
+/// How long connections that nobody could take stay before they are offered again, and how long a taker without free fds
+/// leaves the handoff alone.
 pub(crate) const OFFER_AGAIN: Duration = Duration::from_millis(50);
 
 /// The two ends that all workers share.
@@ -45,11 +53,13 @@ pub(crate) struct Handoff {
     receive: Socket,
     send: Socket,
     pub(crate) watched: bool,
+    /// This worker had no fd for what waits: it does not look again before this instant.
+    pub(crate) rests_until: Option<Instant>,
 }
 
 impl Handoff {
     pub(crate) fn new(receive: OwnedFd, send: OwnedFd) -> Handoff {
-        Handoff { receive: Socket::new(receive), send: Socket::new(send), watched: false }
+        Handoff { receive: Socket::new(receive), send: Socket::new(send), watched: false, rests_until: None }
     }
 
     pub(crate) fn receive(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -68,19 +78,27 @@ pub(crate) enum Head {
     Waited(Duration),
 }
 
-/// What travels beside the fd, before the bytes.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// What travels beside the fd, before the bytes. What is not said is as in most connections.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 struct Record {
+    #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<ListenerAddress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     proxied: Option<(u8, Option<(SocketAddr, SocketAddr)>)>,
     /// Nothing was consumed yet: a PROXY header may come.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     fresh: bool,
     /// Since when its complete request waits, in microseconds of CLOCK_MONOTONIC; none if there is no such request.
+    #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
     /// The client had ended its side when the connection was handed over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     hung_up: bool,
     /// Bytes that follow.
+    #[serde(skip_serializing_if = "is_zero")]
     bytes: usize,
 }
 
@@ -104,15 +122,37 @@ fn unanswered(connection: &Connection) -> Option<Vec<u8>> {
     (bytes.len() <= MOST_BYTES).then_some(bytes)
 }
 
-fn encode(record: &Record, bytes: &[u8]) -> Option<Vec<u8>> {
-    let record = serde_json::to_vec(record).ok()?;
-    let mut datagram = Vec::with_capacity(4 + record.len() + bytes.len());
-    datagram.push(FORM);
-    datagram.push(1);
-    datagram.extend_from_slice(&u16::try_from(record.len()).ok()?.to_le_bytes());
-    datagram.extend_from_slice(&record);
-    datagram.extend_from_slice(bytes);
-    Some(datagram)
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// A datagram in the making: the form, the number of records, then the records, each with its bytes.
+struct Datagram(Vec<u8>);
+
+impl Datagram {
+    fn new() -> Datagram {
+        Datagram(vec![FORM, 0])
+    }
+
+    /// Adds a record if there is room for it; whether there was.
+    fn add(&mut self, record: &Record, bytes: &[u8]) -> bool {
+        let Ok(record) = serde_json::to_vec(record) else { return false };
+        let Ok(length) = u16::try_from(record.len()) else { return false };
+        let room = DATAGRAM - self.0.len() >= 2 + record.len() + bytes.len();
+        if room {
+            self.0[1] += 1;
+            self.0.extend_from_slice(&length.to_le_bytes());
+            self.0.extend_from_slice(&record);
+            self.0.extend_from_slice(bytes);
+        }
+        room
+    }
+
+    fn send(&self, handoff: &Handoff, fds: &[RawFd]) -> Result<(), Errno> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let rights = [ControlMessage::ScmRights(fds)];
+        sendmsg::<UnixAddr>(handoff.send.as_raw_fd(), &[IoSlice::new(&self.0)], &rights, flags, None).map(drop)
+    }
 }
 
 /// The records of a datagram, each with its bytes.
@@ -138,42 +178,73 @@ fn decode(datagram: &[u8]) -> Option<Vec<(Record, Vec<u8>)>> {
 impl Reactor {
     /// Gives a connection to another worker; it comes back if it cannot go.
     pub(crate) fn hand_over(&self, connection: Box<Connection>) -> Result<(), Box<Connection>> {
+        match self.hand_over_all(vec![connection]).pop() {
+            None => Ok(()),
+            Some(stays) => Err(stays),
+        }
+    }
+
+    /// Gives at most [`Reactor::most_at_once`] connections to another worker, in one datagram. Those that stay come back.
+    #[expect(clippy::vec_box, reason = "connections move by their boxes, here and in the table")]
+    pub(crate) fn hand_over_all(&self, connections: Vec<Box<Connection>>) -> Vec<Box<Connection>> {
         let handoff = lock(&self.handoff);
-        let Some(handoff) = handoff.as_ref() else { return Err(connection) };
-        let Some(bytes) = unanswered(&connection) else { return Err(connection) };
-        let record = Record {
+        let Some(handoff) = handoff.as_ref() else { return connections };
+        let (mut leave, mut stay) = (Vec::with_capacity(connections.len()), Vec::new());
+        let mut datagram = Datagram::new();
+        for connection in connections {
+            let goes = unanswered(&connection)
+                .is_some_and(|bytes| datagram.add(&self.record(&connection, bytes.len()), &bytes));
+            if goes { leave.push(connection) } else { stay.push(connection) }
+        }
+        if leave.is_empty() {
+            return stay;
+        }
+        for connection in &leave {
+            // It is in the set, so it can be deleted; ENOMEM is no error of this operation (epoll_ctl(2)).
+            let _ =
+                sys::control(self.epoll_fd(), libc::EPOLL_CTL_DEL, connection.socket.as_fd(), 0, source(connection));
+        }
+        let fds: Vec<RawFd> = leave.iter().map(|connection| connection.socket.as_raw_fd()).collect();
+        match datagram.send(handoff, &fds) {
+            // Closed here without a shutdown: they live on in the queue.
+            Ok(()) => leave.into_iter().for_each(|connection| self.forget(connection)),
+            Err(errno) => {
+                slog::debug!(self.log, "connections could not be handed over and stay";
+                    "error" => errno.desc(), "connections" => leave.len());
+                for connection in &leave {
+                    let socket = connection.socket.as_fd();
+                    if let Err(error) = sys::control(
+                        self.epoll_fd(),
+                        libc::EPOLL_CTL_ADD,
+                        socket,
+                        CONNECTION_EVENTS,
+                        source(connection),
+                    ) {
+                        slog::error!(self.log, "epoll_ctl failed"; "error" => %error);
+                    }
+                }
+                stay.append(&mut leave);
+            }
+        }
+        stay
+    }
+
+    fn record(&self, connection: &Connection, bytes: usize) -> Record {
+        Record {
             listener: self.listener_address(connection.listener),
             peer: connection.peer,
             proxied: connection.proxied.as_ref().map(|header| (header.version, header.addresses)),
             fresh: connection.fresh && connection.proxied.is_none(),
             since: connection.complete.map(|_| monotonic_us().saturating_sub(connection.waited().as_micros() as u64)),
             hung_up: connection.hung_up,
-            bytes: bytes.len(),
-        };
-        let Some(datagram) = encode(&record, &bytes) else { return Err(connection) };
-        let socket = connection.socket.as_fd();
-        let source = Source::Connection(connection.token);
-        if sys::control(self.epoll_fd(), libc::EPOLL_CTL_DEL, socket, 0, source).is_err() {
-            return Err(connection);
+            bytes,
         }
-        let rights = [socket.as_raw_fd()];
-        let sent = sendmsg::<UnixAddr>(
-            handoff.send.as_raw_fd(),
-            &[IoSlice::new(&datagram)],
-            &[ControlMessage::ScmRights(&rights)],
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            None,
-        );
-        if let Err(errno) = sent {
-            slog::debug!(self.log, "a connection could not be handed over and stays"; "error" => errno.desc());
-            if let Err(error) = sys::control(self.epoll_fd(), libc::EPOLL_CTL_ADD, socket, CONNECTION_EVENTS, source) {
-                slog::error!(self.log, "epoll_ctl failed"; "error" => %error);
-            }
-            return Err(connection);
-        }
-        // Closed here without a shutdown: it lives on in the queue.
-        self.forget(connection);
-        Ok(())
+    }
+
+    /// Connections that one datagram may carry: a taker with the same limit of fds must find that many free.
+    pub(crate) fn most_at_once(&self) -> usize {
+        let fds = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        usize::try_from(fds / SHARE_OF_FDS).unwrap_or(MOST_FDS).clamp(1, MOST_FDS)
     }
 
     /// Takes what waits in the handoff: one datagram, so that idle workers share. Whether there was one.
@@ -197,13 +268,45 @@ impl Reactor {
         };
         match error {
             error if error.kind() == io::ErrorKind::WouldBlock => {}
-            error if error.raw_os_error() == Some(libc::EMFILE) => {
+            error if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
                 self.say_full(&error);
-                self.end_an_idle_connection();
+                // A request is worth more than an idle connection; one idle connection is worth no other.
+                let waits = matches!(self.head_of_handoff(), Head::Waited(_));
+                if !(waits && self.end_an_idle_connection()) {
+                    self.leave_handoff_alone();
+                }
             }
             error => slog::error!(self.log, "the handoff cannot be read"; "error" => %error),
         }
         false
+    }
+
+    /// Leaves what waits in the handoff to workers that have fds.
+    fn leave_handoff_alone(&self) {
+        if let Some(handoff) = lock(&self.handoff).as_mut() {
+            handoff.rests_until = Some(Instant::now() + OFFER_AGAIN);
+        }
+        self.handoff_rests.store(true, Ordering::Relaxed);
+        self.watch_handoff(false);
+    }
+
+    /// When this worker looks at the handoff again, if it leaves it alone.
+    pub(crate) fn handoff_rests_until(&self) -> Option<Instant> {
+        let rests = self.handoff_rests.load(Ordering::Relaxed);
+        if rests { lock(&self.handoff).as_ref().and_then(|handoff| handoff.rests_until) } else { None }
+    }
+
+    /// Looks at the handoff again, once the time has come.
+    pub(crate) fn end_rest_of_handoff(&self) {
+        if self.handoff_rests_until().is_some_and(|at| at <= Instant::now()) {
+            self.handoff_rests.store(false, Ordering::Relaxed);
+            if let Some(handoff) = lock(&self.handoff).as_mut() {
+                handoff.rests_until = None;
+            }
+            if self.lanes.any_free() && self.accepts() {
+                self.watch_handoff(true);
+            }
+        }
     }
 
     /// What stands at the head of the handoff.
@@ -241,6 +344,10 @@ impl Reactor {
             self.admit(Box::new(connection), look);
         }
     }
+}
+
+fn source(connection: &Connection) -> Source {
+    Source::Connection(connection.token)
 }
 
 /// Reads the first record of the first datagram and leaves it there.
@@ -304,15 +411,19 @@ mod tests {
             hung_up: true,
             bytes: 5,
         };
-        let datagram = encode(&record, b"GET /").unwrap();
-        assert_eq!(decode(&datagram).unwrap(), [(record, b"GET /".to_vec())]);
+        let idle = Record::default();
+        let mut datagram = Datagram::new();
+        assert!(datagram.add(&record, b"GET /") && datagram.add(&idle, b""));
+        assert_eq!(decode(&datagram.0).unwrap(), [(record, b"GET /".to_vec()), (idle, Vec::new())]);
     }
 
     #[test]
     fn a_datagram_that_was_cut_anywhere_is_refused_whole() {
         let record =
             Record { listener: None, peer: None, proxied: None, fresh: true, since: None, hung_up: false, bytes: 3 };
-        let datagram = encode(&record, b"abc").unwrap();
+        let mut datagram = Datagram::new();
+        assert!(datagram.add(&record, b"abc") && datagram.add(&record, b"abc"));
+        let datagram = datagram.0;
         for end in 0..datagram.len() {
             assert!(decode(&datagram[..end]).is_none());
         }

@@ -96,10 +96,10 @@ impl Reactor {
     }
 
     /// Takes part in the handoff, or leaves it to the other workers.
-    fn watch_handoff(&self, watch: bool) {
+    pub(crate) fn watch_handoff(&self, watch: bool) {
         let mut handoff = lock(&self.handoff);
         let Some(handoff) = handoff.as_mut() else { return };
-        if handoff.watched == watch {
+        if handoff.watched == watch || (watch && handoff.rests_until.is_some()) {
             return;
         }
         let (operation, events) =

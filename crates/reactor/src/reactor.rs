@@ -100,6 +100,10 @@ pub struct Reactor {
     pub(crate) handoff: Mutex<Option<Handoff>>,
     /// Whether retirement leaves somebody who takes connections over.
     pub(crate) successors: AtomicBool,
+    /// Nobody could take what this worker, which retires, has offered: it does so again at this instant.
+    offer_again: Mutex<Option<Instant>>,
+    /// This worker had no fd for what waits in the handoff and leaves it alone for a while.
+    pub(crate) handoff_rests: AtomicBool,
     /// Held from the moment that a connection is this process's until it is in the table, and while the worker decides
     /// that it has none left and ends: otherwise one that another thread has just accepted would end with it.
     pub(crate) arrival: Mutex<()>,
@@ -169,6 +173,8 @@ impl Reactor {
             listeners: Mutex::new(Listeners::new(listeners)),
             handoff: Mutex::new(handoff.map(|(receive, send)| Handoff::new(receive, send))),
             successors: AtomicBool::new(false),
+            offer_again: Mutex::new(None),
+            handoff_rests: AtomicBool::new(false),
             arrival: Mutex::new(()),
             service: Mutex::new(Service::Booting),
             retiring: AtomicBool::new(false),
@@ -180,7 +186,7 @@ impl Reactor {
             standby: Mutex::new(None),
             channel,
             control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen: hooks.reopen }),
-            shares: settings.shares,
+            shares: settings.workers > 1,
             sheet,
             in_lanes: InLanes::new(lanes),
             take_stack: hooks.stack,
@@ -251,7 +257,8 @@ impl Reactor {
             Service::Retiring { deadline } => Some(deadline),
             Service::Booting | Service::Serving | Service::Stopped => None,
         };
-        let Some(at) = [deadline, retirement].into_iter().flatten().min() else { return -1 };
+        let offers = [self.handoff_rests_until(), self.offer_again_at()];
+        let Some(at) = [deadline, retirement].into_iter().chain(offers).flatten().min() else { return -1 };
         let left = at.saturating_duration_since(Instant::now());
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
     }
@@ -326,6 +333,8 @@ impl Reactor {
         if accept != 0 && self.accepts() {
             self.accept(accept);
         }
+        self.end_rest_of_handoff();
+        self.offer_leavers_again();
         self.expire();
     }
 
@@ -385,17 +394,43 @@ impl Reactor {
         }
     }
 
-    /// An idle connection of a worker that retires. What nobody can take for now is offered again until the deadline.
+    /// An idle connection of a worker that retires, and with it others that are idle. What nobody can take for now is
+    /// offered again until the deadline.
     fn leave_with(self: &Arc<Self>, connection: Box<Connection>) {
         if !self.successors.load(Ordering::Relaxed) {
             self.end(connection);
             return;
         }
-        match self.hand_over(connection) {
-            Ok(()) => self.finish_if_retired(),
-            Err(connection) => {
-                lock(&self.table).put_back(connection, Some(Instant::now() + OFFER_AGAIN));
-            }
+        if self.offer_again_at().is_some_and(|at| at > Instant::now()) {
+            self.put_back(connection);
+            return;
+        }
+        let mut leavers = vec![connection];
+        {
+            let mut table = lock(&self.table);
+            // A part for each worker: whoever takes a datagram has all that is in it.
+            let part = (table.len() / self.settings.workers).min(self.most_at_once());
+            table.take_idle(part.saturating_sub(1), &mut leavers);
+        }
+        let stay = self.hand_over_all(leavers);
+        if stay.is_empty() {
+            self.finish_if_retired();
+        } else {
+            *lock(&self.offer_again) = Some(Instant::now() + OFFER_AGAIN);
+            stay.into_iter().for_each(|connection| self.put_back(connection));
+        }
+    }
+
+    /// When what nobody could take is offered again, by a worker that retires.
+    fn offer_again_at(&self) -> Option<Instant> {
+        if self.retiring.load(Ordering::Relaxed) { *lock(&self.offer_again) } else { None }
+    }
+
+    /// Offers again what nobody could take, once the time has come.
+    fn offer_leavers_again(&self) {
+        if self.offer_again_at().is_some_and(|at| at <= Instant::now()) {
+            *lock(&self.offer_again) = None;
+            self.review_all();
         }
     }
 

@@ -30,8 +30,8 @@ pub struct ReactorSettings {
     pub response_buffer: usize,
     /// Path that the reactor answers itself; empty: none.
     pub health_path: Vec<u8>,
-    /// Whether the instance has other workers, to which requests can be given.
-    pub shares: bool,
+    /// Workers of the instance; with more than one, requests can be given to others.
+    pub workers: usize,
     /// Resident bytes at which the worker asks for its replacement; 0: never.
     pub max_memory: u64,
     /// Resident bytes at which the worker asks to be killed; 0: never.
@@ -96,7 +96,7 @@ impl ReactorSettings {
             spool: Spool::new(Arc::clone(sheet), settings.spool_limit, settings.request_buffer),
             response_buffer: usize::try_from(settings.response_buffer).unwrap_or(usize::MAX),
             health_path: settings.health_path.clone().into_bytes(),
-            shares: settings.workers > 1,
+            workers: (settings.workers as usize).max(1),
             max_memory: settings.max_worker_memory,
             max_memory_hard: settings.max_worker_memory_hard,
             sendfile: settings.sendfile,

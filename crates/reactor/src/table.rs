@@ -225,6 +225,21 @@ impl Table {
         oldest.here.take()
     }
 
+    /// Takes up to `most` idle connections to which nothing has happened beyond the worker's retirement.
+    #[expect(clippy::vec_box, reason = "connections move by their boxes, here and in the table")]
+    pub(crate) fn take_idle(&mut self, most: usize, into: &mut Vec<Box<Connection>>) {
+        let review = Happened { review: true, ..Happened::default() };
+        let idle = self
+            .places
+            .iter_mut()
+            .filter(|place| place.here.as_ref().is_some_and(|connection| connection.is_idle()))
+            .filter(|place| !place.happened.any() || place.happened == review);
+        into.extend(idle.take(most).filter_map(|place| {
+            place.happened = Happened::default();
+            place.here.take()
+        }));
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }

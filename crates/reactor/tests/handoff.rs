@@ -4,12 +4,15 @@
 
 mod world;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeValLike;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+use rgunicorn_protocol::Sheet;
 use rgunicorn_protocol::scoreboard::Counter;
 use rgunicorn_reactor::{Exchange, Hands};
-use std::io::{Read, Write};
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -82,22 +85,62 @@ fn until(what: &str, fact: impl Fn() -> bool) {
     }
 }
 
+fn total(sheets: &[Arc<Sheet>], counter: Counter) -> u64 {
+    sheets.iter().map(|sheet| sheet.tally().get(counter)).sum()
+}
+
 #[test]
 fn ten_thousand_connections_move_from_worker_to_worker_under_load_and_no_byte_is_lost() {
-    // Both ends are of this process, and a moving connection has a third fd for a moment.
-    let room = raise_fd_limit(2 * CONNECTIONS + 3000);
-    let count = CONNECTIONS.min((room - 1000) / 2);
+    // A moving connection has a second fd for a moment.
+    let count = CONNECTIONS.min(raise_fd_limit(CONNECTIONS + 2000) - 2000);
     let instance = Instance::new();
     let mut settings = settings();
     settings.workers = 2;
-    let (served, seen) = (Arc::new(Bytes::default()), Arc::new(Bytes::default()));
+    let served = Arc::new(Bytes::default());
     let mut worker = instance.worker(&settings, 1, echo(Arc::clone(&served)));
     worker.promote();
-    let over = Arc::new(AtomicBool::new(false));
+    // The other ends are in a process of their own, since one may not have fds for both.
+    let mut clients = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "clients_that_exchange_bytes_until_they_are_told", "--ignored", "--nocapture"])
+        .envs([("ADDRESS", instance.address.to_string()), ("COUNT", count.to_string())])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(clients.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line == "all have been answered"));
+    let mut sheets = vec![Arc::clone(&worker.reactor.sheet)];
+    for _ in 0..MOVES {
+        let next = instance.worker(&settings, 1, echo(Arc::clone(&served)));
+        next.promote();
+        worker.retire(Duration::from_secs(60), true);
+        worker.join();
+        sheets.push(Arc::clone(&next.reactor.sheet));
+        // A worker that is still busy may take back what it has offered, so all are counted.
+        until("all to be taken", || total(&sheets, Counter::TakenOver) == total(&sheets, Counter::HandedOver));
+        worker = next;
+    }
+    drop(clients.stdin.take());
+    let seen = said.find_map(|line| line.strip_prefix("bytes: ").map(str::to_owned));
+    assert!(clients.wait().unwrap().success());
+    let (up, down) = served.get();
+    assert_eq!(seen, Some(format!("{up} {down}")), "bytes up and down, as the clients and as the workers counted them");
+    let moved = total(&sheets, Counter::HandedOver);
+    assert_eq!(moved, total(&sheets, Counter::TakenOver), "connections handed over and taken over");
+    // Some more than once, with a request that waited behind another.
+    assert!(moved >= count * MOVES as u64, "every connection moved each time: {moved}");
+}
+
+#[test]
+#[ignore = "the other end of ten_thousand_connections_move_from_worker_to_worker_under_load_and_no_byte_is_lost"]
+fn clients_that_exchange_bytes_until_they_are_told() {
+    let address = std::env::var("ADDRESS").unwrap().parse().unwrap();
+    let count: u64 = std::env::var("COUNT").unwrap().parse().unwrap();
+    raise_fd_limit(count + 100);
+    let (over, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Bytes::default()));
     let threads: Vec<_> = (0..CLIENT_THREADS as u64)
         .map(|thread| {
-            let mut clients: Vec<Client> =
-                (0..count / CLIENT_THREADS as u64).map(|_| Client::connect(&instance)).collect();
+            let mut clients: Vec<Client> = (0..count / CLIENT_THREADS as u64).map(|_| Client::to(address)).collect();
             let (over, seen) = (Arc::clone(&over), Arc::clone(&seen));
             let mut number = thread << 32;
             // Once before the first move, so that none of them waits unaccepted at the listener.
@@ -124,25 +167,15 @@ fn ten_thousand_connections_move_from_worker_to_worker_under_load_and_no_byte_is
             })
         })
         .collect();
-    let mut sheets = vec![Arc::clone(&worker.reactor.sheet)];
-    for _ in 0..MOVES {
-        let next = instance.worker(&settings, 1, echo(Arc::clone(&served)));
-        next.promote();
-        worker.retire(Duration::from_secs(60), true);
-        worker.join();
-        sheets.push(Arc::clone(&next.reactor.sheet));
-        worker = next;
-    }
+    // After what the harness writes in front of a test's output.
+    println!("\nall have been answered");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     over.store(true, Ordering::SeqCst);
     for thread in threads {
         thread.join().unwrap();
     }
-    assert_eq!(served.get(), seen.get(), "bytes up and down, as the workers and as the clients counted them");
-    let total = |counter| sheets.iter().map(|sheet| sheet.tally().get(counter)).sum::<u64>();
-    let (moved, taken) = (total(Counter::HandedOver), total(Counter::TakenOver));
-    assert_eq!(moved, taken, "connections handed over and taken over");
-    // A connection that waits in the queue while a worker comes and goes is moved once less.
-    assert!(moved >= count * MOVES as u64 * 9 / 10, "{moved} moves of {count} connections");
+    let (up, down) = seen.get();
+    println!("bytes: {up} {down}");
 }
 
 /// Runs the test `name` of this file in a process of its own, which it may spoil.
@@ -189,6 +222,19 @@ fn all_are_open(clients: &mut [Client]) {
     }
 }
 
+fn hears_nothing_for_a_second(client: &mut Client) {
+    client.0.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let error = client.0.read(&mut [0]).expect_err("the connection has ended");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    client.0.set_read_timeout(None).unwrap();
+}
+
+fn processor_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let time = usage.user_time() + usage.system_time();
+    Duration::from_micros(time.num_microseconds() as u64)
+}
+
 fn handed_over(worker: &Worker) -> u64 {
     worker.reactor.sheet.tally().get(Counter::HandedOver)
 }
@@ -205,6 +251,8 @@ fn an_unprivileged_sender_at_its_limits() {
     raise_fd_limit(2 * COUNT as u64 + 500);
     give_up_privileges();
     let instance = Instance::new();
+    // Room for a few datagrams only, whatever the machine's default is.
+    setsockopt(&instance.handoff.1, sockopt::SndBuf, &(32 << 10)).unwrap();
     let mut settings = settings();
     settings.workers = 2;
     let first = instance.worker(&settings, 1, hello());
@@ -212,25 +260,29 @@ fn an_unprivileged_sender_at_its_limits() {
     let mut clients: Vec<Client> = (0..COUNT).map(|_| Client::connect(&instance)).collect();
     serve_all(&mut clients);
 
-    // The usual SO_SNDBUF takes some 270 of our datagrams, then EAGAIN; with NOFILE at 200 the kernel takes 200 fds in flight and one more
-    // (ETOOMANYREFS). Nobody receives yet: this worker is not promoted.
+    // With NOFILE at 200 a datagram carries 25 connections, and the kernel takes one more than 200 fds in flight allow
+    // (ETOOMANYREFS); the narrow buffer then takes a few larger datagrams (EAGAIN). Nobody receives yet: the second worker
+    // is not promoted.
     let second = instance.worker(&settings, 1, hello());
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     limit_fds(200);
     first.retire(Duration::from_secs(60), true);
-    until("the first 201 in the queue", || handed_over(&first) >= 201);
+    until("the first 225 in the queue", || handed_over(&first) >= 225);
     all_are_open(&mut clients);
-    assert_eq!(handed_over(&first), 201, "ETOOMANYREFS keeps the rest");
+    assert_eq!(handed_over(&first), 225, "ETOOMANYREFS keeps the rest");
     limit_fds(soft);
-    until("the queue to be full", || handed_over(&first) > 250);
+    until("the queue to be full", || handed_over(&first) > 225);
     all_are_open(&mut clients);
     assert!((handed_over(&first) as usize) < COUNT, "EAGAIN keeps the rest");
     assert!(!first.reactor.is_finished(), "it leaves only with its last connection");
 
-    // A receiver without a free fd takes nothing, and takes all when it has some.
+    // A receiver without free fds takes nothing, waits without spinning, and takes all when it has some.
     limit_fds(10);
     second.promote();
     all_are_open(&mut clients);
+    let before = processor_time();
+    hears_nothing_for_a_second(&mut clients[0]);
+    assert!(processor_time() - before < Duration::from_millis(300), "it spins");
     limit_fds(soft);
     first.join();
     serve_all(&mut clients);

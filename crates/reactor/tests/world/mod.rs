@@ -37,7 +37,7 @@ pub(crate) fn settings() -> WorkerSettings {
 pub(crate) struct Instance {
     listener: OwnedFd,
     pub(crate) address: SocketAddr,
-    handoff: (OwnedFd, OwnedFd),
+    pub(crate) handoff: (OwnedFd, OwnedFd),
 }
 
 impl Instance {
@@ -165,7 +165,11 @@ pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
     pub(crate) fn connect(instance: &Instance) -> Client {
-        let stream = TcpStream::connect(instance.address).unwrap();
+        Client::to(instance.address)
+    }
+
+    pub(crate) fn to(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Client(stream)
