@@ -209,6 +209,8 @@ pub(crate) struct Settings {
     pub(crate) strip_header_spaces: bool,
     /// Use sendfile(2) for `wsgi.file_wrapper`.
     pub(crate) sendfile: bool,
+    /// Give requests ids (X-Request-ID).
+    pub(crate) request_id: bool,
     /// Path answered by the reactor without a lane; empty: none.
     pub(crate) health_path: String,
     /// `SCRIPT_NAME` prefix of all requests, from the environment variable of that name as in Gunicorn.
@@ -343,6 +345,7 @@ impl Settings {
             response_buffer: self.response_buffer,
             health_path: self.health_path.clone(),
             sendfile: self.sendfile,
+            request_id: self.request_id,
             script_name: self.script_name.clone(),
             root_path: self.root_path.clone(),
             capture_output: self.capture_output,

@@ -242,6 +242,14 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .form(FlagForm::Switch(false))
         .env(&["SENDFILE"])
         .doc("Turn it off for file systems on which sendfile(2) fails."),
+    Setting::new("request_id", Section::Requests, Kind::Switch, Is("true"), "Give every request an id: X-Request-ID")
+        .flags(&["--no-request-id"])
+        .form(FlagForm::Switch(false))
+        .doc("From a peer in forwarded_allow_ips, or on a unix socket, X-Request-ID is taken over if it has 1 to 128 letters, \
+              digits and -_.:=+/@~; otherwise 32 hexadecimal digits are made. The application finds it in \
+              HTTP_X_REQUEST_ID, the client in the response unless the application has set the header itself, the operator \
+              in the journal's field RGUNICORN_REQUEST_ID, in records of errors and in the access log as %(id)s. false \
+              leaves the header as it comes."),
     Setting::new("health_path", Section::Requests, Kind::UrlPath, Is(""), "Path answered without the application, for probes")
         .flags(&["--health-path"])
         .doc("200 while serving, 503 while draining. Empty: none."),
@@ -333,7 +341,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .flags(&["--access-logformat"])
         .doc("Gunicorn's atoms: h remote address, l -, u user, t time, r request line, m method, U path, q query, H protocol, \
               s status, B and b bytes, f referer, a user agent, T seconds, M milliseconds, D microseconds, L decimal \
-              seconds, p pid, {name}i request header, {name}o response header, {name}e environ. Not used with \
+              seconds, p pid, id request id, {name}i request header, {name}o response header, {name}e environ. Not used with \
               log_format = \"json\"."),
     Setting::new("log_format", Section::Logging, Kind::Choice(&["text", "json"]), Is("text"), "Form of records outside the journal: text or json")
         .flags(&["--log-format"])

@@ -626,24 +626,24 @@ impl Connection {
     /// Appends the answer to a rejection, unless a response was begun already. Returns whether something was appended;
     /// the connection closes in any case.
     pub fn reject(&mut self, policy: &Policy, rejection: &Rejection, date: &HttpDate, out: &mut Vec<u8>) -> bool {
-        self.error_response(policy, rejection.status(), rejection.rule.text(), None, date, out)
+        self.error_response(policy, rejection.status(), rejection.rule.text(), &[], date, out)
     }
 
     /// Appends a whole short error response with `Connection: close`, unless a response was begun already. `text` is for
-    /// the client; `retry_after` is in seconds. Returns whether something was appended; the connection closes in any
+    /// the client; `fields` are added as they are. Returns whether something was appended; the connection closes in any
     /// case.
     pub fn error_response(
         &mut self,
         policy: &Policy,
         status: u16,
         text: &str,
-        retry_after: Option<u32>,
+        fields: &[(&[u8], &[u8])],
         date: &HttpDate,
         out: &mut Vec<u8>,
     ) -> bool {
         let unbegun = matches!(self.writing, Writing::Unasked | Writing::Unsent);
         if unbegun {
-            response::write_error(status, text, retry_after, &policy.server_header, date, self.asked.is_head, out);
+            response::write_error(status, text, fields, &policy.server_header, date, self.asked.is_head, out);
         }
         self.close();
         unbegun

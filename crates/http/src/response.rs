@@ -240,11 +240,11 @@ fn recognise(name: &[u8]) -> Role {
 }
 
 /// Appends a whole short response of our own that closes the connection: `text` and a line end as text/plain.
-/// `retry_after` is in seconds; `without_body` leaves the body out (HEAD).
+/// `fields` are added as they are; `without_body` leaves the body out (HEAD).
 pub fn write_error(
     status: u16,
     text: &str,
-    retry_after: Option<u32>,
+    fields: &[(&[u8], &[u8])],
     server: &[u8],
     date: &HttpDate,
     without_body: bool,
@@ -260,10 +260,8 @@ pub fn write_error(
     }
     write_field(b"Date", date, out);
     out.extend_from_slice(b"Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n");
-    if let Some(seconds) = retry_after {
-        out.extend_from_slice(b"Retry-After: ");
-        write_decimal(u64::from(seconds), out);
-        out.extend_from_slice(b"\r\n");
+    for (name, value) in fields {
+        write_field(name, value, out);
     }
     write_content_length(text.len() as u64 + 1, out);
     out.extend_from_slice(b"\r\n");

@@ -111,6 +111,8 @@ pub struct WorkerSettings {
     pub health_path: String,
     /// Use sendfile(2) for `wsgi.file_wrapper`.
     pub sendfile: bool,
+    /// Give requests ids (X-Request-ID).
+    pub request_id: bool,
     /// `SCRIPT_NAME` prefix of all requests.
     pub script_name: String,
     /// `asgi` scope root_path.

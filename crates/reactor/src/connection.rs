@@ -29,7 +29,7 @@ const LINGER_BYTES: usize = 1 << 20;
 /// How long a client that was accepted while the worker leaves may take to begin its request.
 const BEGIN_WITHIN: Duration = Duration::from_secs(1);
 /// Seconds after which a client that was refused for want of room may try again.
-const RETRY_AFTER: u32 = 1;
+const RETRY_AFTER: (&[u8], &[u8]) = (b"Retry-After", b"1");
 /// Reads in one turn, so that one fast client does not hold the thread.
 const READS_PER_TURN: usize = 16;
 
@@ -458,9 +458,9 @@ impl Connection {
     pub(crate) fn answer_error(&mut self, status: u16, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         hands.out.clear();
         let date = hands.date();
-        let retry_after = (status == 503).then_some(RETRY_AFTER);
+        let fields: &[(&[u8], &[u8])] = if status == 503 { &[RETRY_AFTER] } else { &[] };
         let policy = &around.settings.policy;
-        self.engine.error_response(policy, status, http::reason(status), retry_after, &date, &mut hands.out);
+        self.engine.error_response(policy, status, http::reason(status), fields, &date, &mut hands.out);
         self.send_last(hands, around)
     }
 

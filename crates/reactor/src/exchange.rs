@@ -13,7 +13,9 @@ use crate::hands::Hands;
 use crate::offspring::{Socket, in_child};
 use crate::outbox::{Flushed, OwnedBytes};
 use crate::reactor::{Reactor, lock};
+use crate::request_id;
 use crate::sys;
+use crate::timeouts::InLane;
 use rgunicorn_http::{
     BodyFraming, End, Head, Method, ProxyHeader, ResponseFault, Span, Started, Trust, reason, write_error,
 };
@@ -84,6 +86,8 @@ pub struct Exchange {
     overrun: bool,
     /// The response is this lane's to give.
     claimed: bool,
+    /// In the head's bytes.
+    request_id: Option<Span>,
 }
 
 /// Body bytes at the beginning of a connection's unconsumed input.
@@ -122,7 +126,13 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(reactor: Arc<Reactor>, connection: Box<Connection>, waited: Duration) -> Exchange {
+    pub(crate) fn new(reactor: Arc<Reactor>, mut connection: Box<Connection>, waited: Duration) -> Exchange {
+        let request_id = match connection.head.as_deref_mut() {
+            Some(head) if reactor.settings.request_id => {
+                Some(reactor.request_ids.give(head, &mut connection.head_bytes, connection.trust.forwarded))
+            }
+            Some(_) | None => None,
+        };
         let body_ended =
             connection.body.is_some() || connection.head.as_ref().is_none_or(|head| head.framing.is_empty());
         let continue_pending = !body_ended && connection.engine.wants_continue();
@@ -142,6 +152,7 @@ impl Exchange {
             continue_pending,
             overrun: false,
             claimed: false,
+            request_id,
         }
     }
 
@@ -149,10 +160,11 @@ impl Exchange {
         self.lane = Some(lane);
     }
 
-    pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
+    /// What the standby must know of the request while a lane works on it.
+    pub(crate) fn in_lane(&self) -> Option<InLane> {
         let socket = self.connection.as_ref().map(|connection| &connection.socket)?;
         socket.ask();
-        Some(Arc::clone(socket))
+        Some(InLane { socket: Arc::clone(socket), request_id: self.request_id().map(request_id::IdText::new) })
     }
 
     /// Before the first byte of the response: whether it is still the lane's to answer.
@@ -226,6 +238,12 @@ impl Exchange {
         span.of(self.bytes())
     }
 
+    /// The request's id, which is in its head, too; none where the setting `request_id` is off. ASCII without anything
+    /// that would have to be escaped.
+    pub fn request_id(&self) -> Option<&[u8]> {
+        self.request_id.map(|id| self.text(id))
+    }
+
     /// The other end of the socket; none on unix sockets.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.connection().and_then(|connection| connection.peer)
@@ -297,7 +315,8 @@ impl Exchange {
         }
     }
 
-    /// Encodes the response's head; it is sent with the first data. `known_length` is the length of the whole body
+    /// Encodes the response's head; it is sent with the first data. The request's id is added unless `fields` have one.
+    /// `known_length` is the length of the whole body
     /// where the caller knows it and the application gave no Content-Length.
     ///
     /// # Errors
@@ -316,10 +335,14 @@ impl Exchange {
         if retiring {
             connection.engine.close_after_response();
         }
+        let id = self
+            .request_id
+            .filter(|_| !fields.iter().any(|(name, _)| request_id::is_name(name)))
+            .map(|id| (request_id::NAME, id.of(&connection.head_bytes)));
         let started = connection.engine.start_response(
             &self.reactor.settings.policy,
             status,
-            fields.iter().copied(),
+            fields.iter().copied().chain(id),
             known_length,
             &date,
             &mut self.out,
@@ -654,8 +677,10 @@ impl Exchange {
             let policy = &self.reactor.settings.policy;
             // The head that was encoded and not sent is forgotten, and with it the engine's idea of a response.
             let head_only = connection.head.as_ref().is_some_and(|head| head.method == Method::Head);
-            if !connection.engine.error_response(policy, status, text, None, &date, &mut self.out) {
-                write_error(status, text, None, &policy.server_header, &date, head_only, &mut self.out);
+            let fields = [(request_id::NAME, self.request_id.unwrap_or_default().of(&connection.head_bytes))];
+            let fields = if self.request_id.is_some() { &fields[..] } else { &[] };
+            if !connection.engine.error_response(policy, status, text, fields, &date, &mut self.out) {
+                write_error(status, text, fields, &policy.server_header, &date, head_only, &mut self.out);
             }
             if !head_only {
                 self.body_sent = text.len() as u64 + 1;

@@ -16,6 +16,7 @@ mod offspring;
 mod outbox;
 mod queue;
 mod reactor;
+mod request_id;
 mod settings;
 mod standby;
 mod sys;

@@ -17,6 +17,7 @@ use crate::lanes::{Lanes, Role};
 use crate::listener::Listeners;
 use crate::offspring::Mark;
 use crate::outbox::Flushed;
+use crate::request_id::RequestIds;
 use crate::settings::ReactorSettings;
 use crate::sys;
 use crate::table::{Happened, Table};
@@ -126,6 +127,7 @@ pub struct Reactor {
     /// The worker's part of the scoreboard.
     pub sheet: Arc<Sheet>,
     pub(crate) in_lanes: InLanes,
+    pub(crate) request_ids: RequestIds,
     pub(crate) take_stack: TakeStack,
     flush_log: FlushLog,
     /// See [`ReactorSettings`].
@@ -189,6 +191,7 @@ impl Reactor {
             shares: settings.workers > 1,
             sheet,
             in_lanes: InLanes::new(lanes),
+            request_ids: RequestIds::new(),
             take_stack: hooks.stack,
             flush_log: hooks.flush_log,
             settings,
@@ -668,7 +671,7 @@ impl Reactor {
         }
         exchange.set_lane(lane);
         if !self.settings.timeout.is_zero() {
-            self.in_lanes.set(lane, exchange.socket());
+            self.in_lanes.set(lane, exchange.in_lane());
         }
         self.lanes.enter();
         if self.standby_parked.load(Ordering::SeqCst) {

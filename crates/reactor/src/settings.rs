@@ -38,6 +38,8 @@ pub struct ReactorSettings {
     pub max_memory_hard: u64,
     /// Whether files are sent by sendfile(2).
     pub sendfile: bool,
+    /// Whether requests have ids.
+    pub request_id: bool,
 }
 
 /// `seconds` as a duration; what is negative or no number is zero, "no limit".
@@ -100,6 +102,7 @@ impl ReactorSettings {
             max_memory: settings.max_worker_memory,
             max_memory_hard: settings.max_worker_memory_hard,
             sendfile: settings.sendfile,
+            request_id: settings.request_id,
         })
     }
 

@@ -10,6 +10,7 @@
 use crate::memory::Growth;
 use crate::offspring::Socket;
 use crate::reactor::{Reactor, lock};
+use crate::request_id::{self, IdText};
 use crate::sys;
 use rgunicorn_http::write_error;
 use rgunicorn_log::event;
@@ -39,22 +40,29 @@ pub(crate) struct Watch {
     pub(crate) growth: Growth,
 }
 
-/// The sockets of the requests in the lanes.
+/// The requests in the lanes.
 #[derive(Debug)]
-pub(crate) struct InLanes(Vec<Mutex<Option<Arc<Socket>>>>);
+pub(crate) struct InLanes(Vec<Mutex<Option<InLane>>>);
+
+/// A request in a lane, as far as the standby must know it.
+#[derive(Debug, Clone)]
+pub(crate) struct InLane {
+    pub(crate) socket: Arc<Socket>,
+    pub(crate) request_id: Option<IdText>,
+}
 
 impl InLanes {
     pub(crate) fn new(lanes: usize) -> InLanes {
         InLanes((0..lanes).map(|_| Mutex::new(None)).collect())
     }
 
-    pub(crate) fn set(&self, lane: usize, socket: Option<Arc<Socket>>) {
+    pub(crate) fn set(&self, lane: usize, request: Option<InLane>) {
         if let Some(place) = self.0.get(lane) {
-            *lock(place) = socket;
+            *lock(place) = request;
         }
     }
 
-    fn get(&self, lane: usize) -> Option<Arc<Socket>> {
+    fn get(&self, lane: usize) -> Option<InLane> {
         self.0.get(lane).and_then(|place| lock(place).clone())
     }
 }
@@ -140,17 +148,19 @@ impl Reactor {
         let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
         let name = request.as_ref().map_or_else(|| "a request".to_owned(), line);
         let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
-        let answered = self.answer_timeout(lane);
+        let in_lane = self.in_lanes.get(lane);
+        let id = in_lane.as_ref().and_then(|request| request.request_id.as_ref()).map(IdText::to_string);
+        let answered = self.answer_timeout(in_lane);
         slog::error!(self.log, "{} has been in the application for {:.1} s without an answer (timeout = {} s); {}. {}",
             name, age.as_secs_f64(), self.settings.timeout.as_secs_f64(), answered, stack.trim_end();
             event::REQUEST_TIMEOUT, "lane" => lane + 1, "thread" => glance.thread,
-            "duration_usec" => age.as_micros() as u64);
+            "duration_usec" => age.as_micros() as u64, "request_id" => id);
         self.tell(&FromWorker::Stuck { reason: format!("{name} has timed out after {:.0} s", age.as_secs_f64()) });
     }
 
     /// Tells the client, if it can still be told. What was done, as a clause.
-    fn answer_timeout(&self, lane: usize) -> &'static str {
-        let Some(socket) = self.in_lanes.get(lane) else { return "its client has left" };
+    fn answer_timeout(&self, in_lane: Option<InLane>) -> &'static str {
+        let Some(InLane { socket, request_id }) = in_lane else { return "its client has left" };
         if !socket.claim() {
             sys::shut_down(socket.as_raw_fd());
             return "its client's connection was shut down, since the response had begun";
@@ -158,7 +168,8 @@ impl Reactor {
         let mut out = Vec::new();
         let date = crate::hands::Hands::default().date();
         let policy = &self.settings.policy;
-        write_error(504, "the application took too long", None, &policy.server_header, &date, false, &mut out);
+        let id = request_id.as_ref().map(|id| (request_id::NAME, id.as_bytes()));
+        write_error(504, "the application took too long", id.as_slice(), &policy.server_header, &date, false, &mut out);
         let sent = sys::send(socket.as_fd(), &out);
         sys::finish_sending(socket.as_fd());
         match sent {

@@ -95,6 +95,7 @@ static CASES: &[Case] = &[
     case("spool_limit", "'2g'", |s| s.spool_limit == 2 << 30, ("'lots'", NOT_BYTES)),
     case("response_buffer", "0", |s| s.response_buffer == 0, ("'9999999999T'", "is too large")),
     case("sendfile", "false", |s| !s.sendfile, ("'often'", NOT_BOOL)),
+    case("request_id", "false", |s| !s.request_id, ("'some'", NOT_BOOL)),
     case("health_path", "'/up'", |s| s.health_path == "/up", ("'/up?x'", "is not the path of a request")),
     case("permit_unconventional_http_method", "true", |s| s.permit_unconventional_http_method, ("'x'", NOT_BOOL)),
     case("permit_unconventional_http_version", "true", |s| s.permit_unconventional_http_version, ("'x'", NOT_BOOL)),
@@ -205,6 +206,7 @@ fn every_flag_of_a_built_setting_reaches_the_settings() {
     let defaults = world.settings(&["a:b"]);
     for (arguments, effect) in [
         (&["--no-sendfile"][..], (|s: &Settings| !s.sendfile) as Effect),
+        (&["--no-request-id"], |s| !s.request_id),
         (&["--no-request-buffering"], |s| !s.request_buffering),
         (&["-t", "1"], |s| s.timeout == seconds(1.0)),
         (&["--keep-alive", "1"], |s| s.keepalive == seconds(1.0)),

@@ -204,7 +204,7 @@ pub(crate) fn orders(script: &[u8]) -> Held {
             9 => connection.send_continue(&mut out),
             10 => drop(connection.early_hints([(&b"Link"[..], &b"x"[..])], &mut out)),
             11 => {
-                connection.error_response(&policy, 500, "x", None, &date(), &mut out);
+                connection.error_response(&policy, 500, "x", &[], &date(), &mut out);
                 output_ended = true;
             }
             12 => now += Duration::from_millis(number as u64 * 20),

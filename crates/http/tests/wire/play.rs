@@ -285,7 +285,7 @@ impl<'c> World<'c> {
             "error" => {
                 let (status, text) = rest.split_once(' ').unwrap();
                 let status: u16 = status.parse().unwrap();
-                let retry = (status == 503).then_some(7);
+                let retry: &[(&[u8], &[u8])] = if status == 503 { &[(b"Retry-After", b"7")] } else { &[] };
                 if !self.connection.error_response(policy, status, text, retry, &date(), &mut self.out) {
                     event = Some("silent".to_owned());
                 }

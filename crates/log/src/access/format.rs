@@ -61,6 +61,7 @@ enum Atom {
     Microseconds,
     DecimalSeconds,
     Process,
+    RequestId,
     RequestHeader(String),
     ResponseHeader(String),
     Environ(String),
@@ -203,6 +204,7 @@ fn push_atom(line: &mut Vec<u8>, atom: &Atom, request: &AccessRecord<'_>, pid: u
             // Digits are below ten.
             line.extend([100_000, 10_000, 1000, 100, 10, 1].map(|unit| b'0' + (fraction / unit % 10) as u8));
         }
+        Atom::RequestId => push_escaped(line, request.request_id, style),
         Atom::Process => {
             line.push(b'<');
             push_decimal(line, u64::from(pid));
@@ -316,6 +318,7 @@ fn atom(name: &str) -> Atom {
         "D" => Atom::Microseconds,
         "L" => Atom::DecimalSeconds,
         "p" => Atom::Process,
+        "id" => Atom::RequestId,
         _ => Atom::Dash,
     }
 }

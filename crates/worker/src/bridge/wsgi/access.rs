@@ -77,7 +77,7 @@ pub(super) fn record(
         bytes: exchange.body_sent(),
         duration: exchange.waited() + exchange.started().elapsed(),
         queue: exchange.waited(),
-        request_id: b"",
+        request_id: exchange.request_id().unwrap_or_default(),
         lookup: &names,
     });
 }

@@ -15,6 +15,15 @@ pub(super) struct Faults {
     format_exception: Py<PyAny>,
 }
 
+/// A request as records name it.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// `GET /path`, safe to be shown.
+    pub(super) line: String,
+    /// Its id, if requests have ids.
+    pub(super) id: Option<String>,
+}
+
 impl Faults {
     pub(super) fn new(py: Python<'_>, log: Logger) -> PyResult<Faults> {
         let format_exception = py.import("traceback")?.getattr("format_exception")?.unbind();
@@ -23,7 +32,7 @@ impl Faults {
 
     /// Records why the response to `request` ended early. `gone`: the client has left, and how; `body`: the request body
     /// could not be read, and why. An exception that only says so again is no fault of the application.
-    pub(super) fn report(&self, py: Python<'_>, stop: &Stop, request: &str, gone: Option<&str>, body: Option<&str>) {
+    pub(super) fn report(&self, py: Python<'_>, stop: &Stop, request: &Named, gone: Option<&str>, body: Option<&str>) {
         let error = match stop {
             Stop::Gone => return self.report_abandoned(request, gone.unwrap_or("it has closed the connection")),
             Stop::Raised(error) if error.is_instance_of::<PyOSError>(py) && (gone.or(body)).is_some() => {
@@ -31,49 +40,51 @@ impl Faults {
             }
             Stop::Raised(error) => error,
             Stop::Misdirected(sentence) => {
-                slog::error!(self.log, "Error handling request {}: {}", request, sentence);
+                slog::error!(self.log, "Error handling request {}: {}", request.line, sentence; "request_id" => &request.id);
                 return;
             }
             Stop::Broke(sentence) => {
-                slog::error!(self.log, "Error handling request {}: {}", request, sentence; event::RESPONSE_FAULT);
+                slog::error!(self.log, "Error handling request {}: {}", request.line, sentence; event::RESPONSE_FAULT,
+                    "request_id" => &request.id);
                 return;
             }
             Stop::Fault(fault) => {
-                slog::error!(self.log, "Error handling request {}: {}", request, fault; event::RESPONSE_FAULT);
+                slog::error!(self.log, "Error handling request {}: {}", request.line, fault; event::RESPONSE_FAULT,
+                    "request_id" => &request.id);
                 return;
             }
         };
-        slog::error!(self.log, "Error handling request {}", request; event::APPLICATION_ERROR,
-            "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
+        slog::error!(self.log, "Error handling request {}", request.line; event::APPLICATION_ERROR,
+            "request_id" => &request.id, "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
     }
 
     /// An exception of `close`, when the response is over.
-    pub(super) fn report_close(&self, py: Python<'_>, error: &PyErr, request: &str) {
-        slog::error!(self.log, "Error closing the response to {}", request; event::APPLICATION_ERROR,
-            "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
+    pub(super) fn report_close(&self, py: Python<'_>, error: &PyErr, request: &Named) {
+        slog::error!(self.log, "Error closing the response to {}", request.line; event::APPLICATION_ERROR,
+            "request_id" => &request.id, "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
     }
 
-    fn report_abandoned(&self, request: &str, how: &str) {
+    fn report_abandoned(&self, request: &Named, how: &str) {
         slog::debug!(self.log, "a client left before its response was complete";
-            event::REQUEST_ABANDONED, "request" => request, "reason" => how);
+            event::REQUEST_ABANDONED, "request" => &request.line, "reason" => how, "request_id" => &request.id);
     }
 
     /// Less was sent than the head says: the client must not take it for the whole.
-    pub(super) fn report_short(&self, request: &str, missing: u64, sent: u64) {
+    pub(super) fn report_short(&self, request: &Named, missing: u64, sent: u64) {
         slog::error!(self.log, "the response to {} is {} bytes shorter than its Content-Length; the connection was closed",
-            request, missing; event::RESPONSE_FAULT, "sent" => sent);
+            request.line, missing; event::RESPONSE_FAULT, "sent" => sent, "request_id" => &request.id);
     }
 
     /// More was given than the head says.
-    pub(super) fn report_overrun(&self, request: &str, sent: u64) {
-        slog::warn!(self.log, "the response to {} is longer than its Content-Length; the rest was cut", request;
-            event::RESPONSE_FAULT, "sent" => sent);
+    pub(super) fn report_overrun(&self, request: &Named, sent: u64) {
+        slog::warn!(self.log, "the response to {} is longer than its Content-Length; the rest was cut", request.line;
+            event::RESPONSE_FAULT, "sent" => sent, "request_id" => &request.id);
     }
 
     /// 204, 205 and 304 have no body (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
-    pub(super) fn report_bodiless(&self, request: &str, status: u16) {
-        slog::warn!(self.log, "the response to {} has a body, which status {} does not allow; it was dropped", request,
-            status; event::RESPONSE_FAULT);
+    pub(super) fn report_bodiless(&self, request: &Named, status: u16) {
+        slog::warn!(self.log, "the response to {} has a body, which status {} does not allow; it was dropped", request.line,
+            status; event::RESPONSE_FAULT, "request_id" => &request.id);
     }
 
     fn name(&self, py: Python<'_>, error: &PyErr) -> String {

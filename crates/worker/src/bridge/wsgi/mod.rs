@@ -21,7 +21,7 @@ mod socket;
 use super::direct::call2;
 use environ::{Caches, EnvironTemplate, Unmade};
 use errors::Errors;
-use fault::{Faults, exit_status};
+use fault::{Faults, Named, exit_status};
 use file_wrapper::FileTypes;
 use input::Input;
 use lane::{Ending, Lane, lock};
@@ -163,7 +163,7 @@ impl WsgiBridge {
         environ: Option<&Bound<'_, PyDict>>,
         stop: Option<Stop>,
         named: bool,
-    ) -> Option<String> {
+    ) -> Option<Named> {
         let Ending { mut exchange, declared, framing, bodiless, gone, body_error } = ending;
         let sent = exchange.body_sent();
         let missing = match framing {
@@ -220,8 +220,8 @@ fn close_result(result: &Bound<'_, PyAny>) -> PyResult<()> {
     }
 }
 
-/// `GET /path`, safe to be shown.
-fn name_of(exchange: &Exchange) -> String {
+fn name_of(exchange: &Exchange) -> Named {
     let (head, bytes) = (exchange.head(), exchange.bytes());
-    format!("{} {}", head.method_span.of(bytes).escape_ascii(), head.target.of(bytes).escape_ascii())
+    let line = format!("{} {}", head.method_span.of(bytes).escape_ascii(), head.target.of(bytes).escape_ascii());
+    Named { line, id: exchange.request_id().map(|id| String::from_utf8_lossy(id).into_owned()) }
 }
