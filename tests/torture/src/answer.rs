@@ -70,7 +70,7 @@ fn dechunk(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
 }
 
 fn find(input: &[u8], what: &[u8]) -> Option<usize> {
-    input.windows(what.len()).position(|window| window == what)
+    memchr::memmem::find(input, what)
 }
 
 /// The beginning of bytes that should not be there.

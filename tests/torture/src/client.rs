@@ -70,12 +70,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, seed: u64, now: Instant) -> Client {
+    pub(crate) fn new(number: usize, kind: Kind, seed: u64, now: Instant) -> Client {
         let mut random = Random::new(seed ^ (number as u64) << 32);
         let wake = now + Duration::from_millis(random.between(0, 500));
         Client {
             number,
-            kind: Kind::of(number),
+            kind,
             random,
             asked_ever: 0,
             socket: None,
@@ -186,14 +186,15 @@ impl Client {
 
     /// Composes the next requests.
     fn ask(&mut self) {
-        let count = if self.kind == Kind::Pipelining { self.random.between(2, 6) } else { 1 };
+        let (least, most) = self.kind.batch();
+        let count = self.random.between(least, most);
         self.out.clear();
         self.sent = 0;
         self.wake = None;
         for n in 1..=count {
             self.asked_ever += 1;
             let token = format!("{}-{}", self.number, self.asked_ever);
-            let last = self.kind == Kind::Once || n == count && self.random.once_in(200);
+            let last = self.kind == Kind::Once || n == count && self.random.once_in(self.lifetime(200));
             let expected = compose(self.kind, token, last, &mut self.random, &mut self.out);
             self.asked.push_back(Asked { expected, end: self.out.len(), sent: None });
         }
@@ -270,7 +271,9 @@ impl Client {
             match asked.expected.compare(&answer) {
                 // A slow reader's answers take as long as it wants.
                 Ok(()) if self.kind == Kind::Reading => tally.answered += 1,
-                Ok(()) => tally.answer(asked.sent.unwrap_or(now), now),
+                Ok(()) => tally.answer(asked.sent.unwrap_or(now), now, || {
+                    format!("{:?} {}, {} answers before", self.kind, asked.expected.token, self.answers - 1)
+                }),
                 Err(Difference::Other(token)) => {
                     let own = token.split('-').next() == Some(self.number.to_string().as_str());
                     let earlier = self.asked.front().is_none_or(|next| token < next.expected.token);
@@ -290,15 +293,31 @@ impl Client {
                 self.asked.clear();
                 let again = now + self.pause();
                 self.wake = Some(again);
-                if self.last || self.random.once_in(100) {
+                if self.last || self.random.once_in(self.lifetime(100)) {
                     return self.close(again);
                 }
             }
         }
     }
 
+    /// How many rounds a connection lasts on average; the kinds without pauses would else mostly connect.
+    fn lifetime(&self, usual: u64) -> u64 {
+        if matches!(self.kind, Kind::Flooding | Kind::Quick) { usual * 10 } else { usual }
+    }
+
     /// Some requests come at once, most after a moment, a few after a long pause.
     fn pause(&mut self) -> Duration {
+        match self.kind {
+            Kind::Flooding => return Duration::from_micros(self.random.between(500, 6000)),
+            Kind::Quick => return Duration::ZERO,
+            Kind::Plain
+            | Kind::Pipelining
+            | Kind::Slow
+            | Kind::Uploading
+            | Kind::Reading
+            | Kind::Once
+            | Kind::Waiting => {}
+        }
         Duration::from_millis(match self.random.between(0, 9) {
             0..=2 => 0,
             3..=8 => self.random.between(1, 60),

@@ -1,8 +1,10 @@
-//! `rgunicorn-torture ADDRESS SECONDS CLIENTS SEED`: many clients in one thread, which count what a server loses.
+//! `rgunicorn-torture ADDRESS SECONDS CLIENTS SEED [--no-pipelining]`: many clients in one thread, which count what a
+//! server loses.
 //!
 //! ADDRESS is `127.0.0.1:PORT` or the path of a unix socket. Events are announced on stdin, a name on each line; `kill`
-//! means that a worker is about to be killed, and `stop` ends the run early. The result is JSON on stdout. Ends by itself: SECONDS, and then as
-//! long as requests are unanswered, which no client waits for longer than 20 s.
+//! means that a worker is about to be killed, `over NAME` that an event has ended, and `stop` ends the run early. The
+//! result is JSON on stdout. Ends by itself: SECONDS, and then as long as requests are unanswered, which no client waits
+//! for longer than 20 s.
 
 mod answer;
 mod client;
@@ -12,6 +14,7 @@ mod tally;
 
 use client::{Client, Target};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use request::Kind;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read, Write};
@@ -29,12 +32,14 @@ struct Arguments {
     time: Duration,
     clients: usize,
     seed: u64,
+    pipelining: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let pipelining = words.pop_if(|word| word == "--no-pipelining").is_none();
     let [address, seconds, clients, seed] = &words[..] else {
-        return Err("usage: rgunicorn-torture ADDRESS SECONDS CLIENTS SEED".into());
+        return Err("usage: rgunicorn-torture ADDRESS SECONDS CLIENTS SEED [--no-pipelining]".into());
     };
     let number = |word: &String| word.parse::<u64>().map_err(|_| format!("{word} is not a number"));
     let target = if address.starts_with('/') {
@@ -51,6 +56,7 @@ fn arguments() -> Result<Arguments, String> {
         time: Duration::from_secs(number(seconds)?),
         clients: number(clients)? as usize,
         seed: number(seed)?,
+        pipelining,
     })
 }
 
@@ -100,7 +106,10 @@ impl Torture {
             if name.trim() == "stop" {
                 self.end = Instant::now();
             } else {
-                self.tally.event(name.trim());
+                match name.trim().strip_prefix("over ") {
+                    Some(event) => self.tally.event_over(event),
+                    None => self.tally.event(name.trim()),
+                }
                 // The driver waits for this before it acts.
                 eprintln!("{}", name.trim());
             }
@@ -143,12 +152,12 @@ impl Torture {
 }
 
 fn run() -> Result<(), String> {
-    let Arguments { target, time, clients, seed } = arguments()?;
+    let Arguments { target, time, clients, seed, pipelining } = arguments()?;
     let now = Instant::now();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| error.to_string())?;
     // Fails for /dev/null and files, which announce nothing.
     let _ = epoll.add(io::stdin(), EpollEvent::new(EpollFlags::EPOLLIN, STDIN));
-    let clients: Vec<Client> = (0..clients).map(|n| Client::new(n, seed, now)).collect();
+    let clients: Vec<Client> = (0..clients).map(|n| Client::new(n, Kind::of(n, pipelining), seed, now)).collect();
     // One entry for each second and client: patience is looked at then, whatever happens.
     let last = time + Duration::from_secs(30);
     let wakes = (0..clients.len())

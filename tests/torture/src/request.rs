@@ -13,6 +13,10 @@ pub(crate) enum Kind {
     Plain,
     /// Two to six requests in one write.
     Pipelining,
+    /// Twelve to twenty-four requests in one write, and hardly a pause: most of the requests of a run.
+    Flooding,
+    /// One request after the other without a pause, on a connection that lasts.
+    Quick,
     /// Sends its heads byte by byte.
     Slow,
     /// Sends bodies, with Content-Length and chunked.
@@ -26,23 +30,38 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The kind of client number `n`: half are plain, the others take turns.
-    pub(crate) fn of(n: usize) -> Kind {
+    /// The kind of client number `n`: a third are plain, the others take turns. Servers that do not answer pipelined
+    /// requests are tried without: those clients are quick ones then.
+    pub(crate) fn of(n: usize, pipelining: bool) -> Kind {
         const TURNS: [Kind; 12] = [
             Kind::Plain,
             Kind::Pipelining,
-            Kind::Plain,
+            Kind::Flooding,
             Kind::Uploading,
             Kind::Plain,
             Kind::Slow,
-            Kind::Plain,
+            Kind::Quick,
             Kind::Once,
             Kind::Plain,
             Kind::Reading,
             Kind::Plain,
             Kind::Waiting,
         ];
-        TURNS[n % TURNS.len()]
+        match TURNS[n % TURNS.len()] {
+            Kind::Pipelining | Kind::Flooding if !pipelining => Kind::Quick,
+            kind => kind,
+        }
+    }
+
+    /// How many requests one write carries, at least and at most.
+    pub(crate) fn batch(self) -> (u64, u64) {
+        match self {
+            Kind::Pipelining => (2, 6),
+            Kind::Flooding => (12, 24),
+            Kind::Quick | Kind::Plain | Kind::Slow | Kind::Uploading | Kind::Reading | Kind::Once | Kind::Waiting => {
+                (1, 1)
+            }
+        }
     }
 }
 
@@ -58,17 +77,30 @@ pub(crate) struct Expected {
 
 /// The CRC-32 of zlib, which Python has, too.
 fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
-    })
+    !bytes.iter().fold(!0_u32, |crc, byte| (crc >> 8) ^ CRC[((crc ^ u32::from(*byte)) & 255) as usize])
 }
+
+const CRC: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// Appends a request's bytes to `out`. `last`: the client says that it is.
 pub(crate) fn compose(kind: Kind, token: String, last: bool, random: &mut Random, out: &mut Vec<u8>) -> Expected {
     let (mut query, mut padding, mut body) = (String::new(), 0, Vec::new());
     let method = if kind == Kind::Uploading { "POST" } else { "GET" };
     match kind {
-        Kind::Plain | Kind::Pipelining | Kind::Slow | Kind::Once => {}
+        Kind::Plain | Kind::Pipelining | Kind::Flooding | Kind::Quick | Kind::Slow | Kind::Once => {}
         Kind::Uploading => {
             let length = if random.once_in(4) { random.between(10_000, 150_000) } else { random.between(0, 4_000) };
             body = (0..length).map(|_| random.next() as u8).collect();
