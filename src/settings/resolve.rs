@@ -243,6 +243,7 @@ impl Resolver<'_> {
                 access_log_format: values.access_log_format,
                 log_format: values.log_format,
                 instance: instance.clone(),
+                ..LogSettings::default()
             },
             warnings: std::mem::take(&mut self.warnings),
             answers: self.answers(),

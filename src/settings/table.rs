@@ -332,8 +332,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("Records below it are not made. The access log has no level."),
     Setting::new("errorlog", Section::Logging, Kind::Path { dash: true }, Is("-"), "File for records, - for stderr or the journal")
         .flags(&["--error-logfile", "--log-file"])
-        .doc("With - and stderr connected to the journal, records are native journal entries, one per traceback. Files are \
-              reopened on SIGUSR1."),
+        .doc("With - and stderr connected to the journal, records are native journal entries, one per traceback, and what \
+              the application prints is one per line with the fields of its worker. Files are reopened on SIGUSR1."),
     Setting::new("accesslog", Section::Logging, Kind::Path { dash: true }, Unset, "File for the access log, - for stdout or the journal")
         .flags(&["--access-logfile"])
         .doc("Unset, there is none. Files are reopened on SIGUSR1."),

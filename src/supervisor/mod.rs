@@ -14,6 +14,7 @@ mod event;
 mod evidence;
 mod generation;
 mod memory;
+mod output;
 mod perform;
 mod pidfile;
 mod process;
@@ -128,6 +129,7 @@ fn supervise(
             warn!(performer.logger(), "Killed what the application had left behind: {} of its processes", killed);
         }
     }
+    performer.finish_output();
     let exit = exit_of(outcome);
     if purpose == Purpose::Serve {
         performer.notifier.exit_status(exit.code());
@@ -181,6 +183,7 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
                 Some(Token::Channel(serial)) => performer.handle_channel(serial),
                 Some(Token::Process(_)) => performer.handle_deaths(),
                 Some(Token::Control(client)) => performer.handle_control(client, &state),
+                Some(Token::Output) => performer.handle_output(),
                 None => {}
             }
         }

@@ -9,6 +9,7 @@ use super::decide::State;
 use super::event::{Event, Exit, Findings, Plan, Serial};
 use super::evidence;
 use super::memory::OomCounter;
+use super::output::{self, Output};
 use super::reap::{self, Pause, PidFd};
 use super::report::History;
 use super::spawn;
@@ -18,7 +19,7 @@ use crate::settings::{Invocation, Settings};
 use crate::systemd::notify::Notifier;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{self, sockopt};
-use rgunicorn_log::{Log, Process, event};
+use rgunicorn_log::{Log, Printer, Process, event};
 use rgunicorn_protocol::scoreboard::Owner;
 use rgunicorn_protocol::{Channel, FromWorker, Received, Scoreboard, Sheet, ToWorker};
 use slog::{Logger, debug, error, info, warn};
@@ -35,6 +36,9 @@ const LOG_RETRY: Duration = Duration::from_millis(5);
 /// Messages taken from one channel per turn of the loop, so that one that floods starves nobody.
 const TURN: usize = 64;
 
+/// How far up the tree of processes is looked for the worker that a process belongs to.
+const GENERATIONS_OF_CHILDREN: usize = 8;
+
 /// What a ready fd means; the epoll data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
@@ -43,12 +47,15 @@ pub(super) enum Token {
     Process(Serial),
     /// A client of the control socket, or with 0 the socket.
     Control(ClientId),
+    /// Somebody has printed something.
+    Output,
 }
 
 impl Token {
     pub(super) fn to_u64(self) -> u64 {
         match self {
             Token::Signals => 0,
+            Token::Output => 4,
             Token::Channel(Serial(serial)) => serial << 2 | 1,
             Token::Process(Serial(serial)) => serial << 2 | 2,
             Token::Control(client) => client << 2 | 3,
@@ -57,7 +64,11 @@ impl Token {
 
     pub(super) fn from_u64(data: u64) -> Option<Token> {
         match data & 3 {
-            0 => (data == 0).then_some(Token::Signals),
+            0 => match data {
+                0 => Some(Token::Signals),
+                4 => Some(Token::Output),
+                _ => None,
+            },
             1 => Some(Token::Channel(Serial(data >> 2))),
             2 => Some(Token::Process(Serial(data >> 2))),
             _ => Some(Token::Control(data >> 2)),
@@ -72,6 +83,8 @@ pub(super) struct Peer {
     /// The channel's end has been reported.
     ended: bool,
     pid: Option<i32>,
+    /// A worker's place.
+    slot: Option<u32>,
     /// `None` before the pid is known, or where the machine lacks fds.
     process: Option<PidFd>,
     generation: u32,
@@ -115,6 +128,8 @@ pub(super) struct Performer<'a> {
     pub(super) generations: BTreeMap<u32, Prepared>,
     pub(super) peers: BTreeMap<Serial, Peer>,
     oom_kills: OomCounter,
+    /// What the application prints, if that goes to the journal.
+    output: Option<Output>,
 }
 
 impl<'a> Performer<'a> {
@@ -137,6 +152,13 @@ impl<'a> Performer<'a> {
             .inspect_err(|error| warn!(logger, "There are no figures, as their memory cannot be made: {}", error))
             .ok();
         control.watch(&epoll, Token::Control(0).to_u64());
+        let output = match &source {
+            Source::Serve { first: Some(settings), .. } => Output::open(&settings.log.instance)?,
+            Source::Serve { first: None, .. } | Source::Check { .. } => None,
+        };
+        if let Some(output) = &output {
+            epoll.add(output, EpollEvent::new(EpollFlags::EPOLLIN, Token::Output.to_u64()))?;
+        }
         Ok(Performer {
             events: VecDeque::new(),
             outcome: None,
@@ -154,6 +176,7 @@ impl<'a> Performer<'a> {
             generations: BTreeMap::new(),
             peers: BTreeMap::new(),
             oom_kills: OomCounter::new(),
+            output,
         })
     }
 
@@ -163,7 +186,8 @@ impl<'a> Performer<'a> {
 
     /// Sends the journal what it did not take before; when to try again, if something still waits.
     pub(super) fn log_deadline(&self, now: Instant) -> Option<Instant> {
-        (!self.log.flush()).then(|| now + LOG_RETRY)
+        let printed = self.output.as_ref().is_none_or(|output| output.flush(&self.log));
+        (!self.log.flush() || !printed).then(|| now + LOG_RETRY)
     }
 
     /// Carries one action out.
@@ -237,6 +261,49 @@ impl<'a> Performer<'a> {
         self.read(serial, TURN);
     }
 
+    /// Records what has been printed, a turn's worth of it.
+    pub(super) fn handle_output(&mut self) {
+        self.with_output(|output, who| {
+            output.read(who);
+            if output.is_crowded() {
+                output.end_all(who);
+            }
+        });
+    }
+
+    /// At the end: records everything that was printed.
+    pub(super) fn finish_output(&mut self) {
+        if let Some(mut output) = self.output.take() {
+            output.finish(&|pid| self.printer(pid), &self.log);
+        }
+    }
+
+    fn with_output(&mut self, act: impl FnOnce(&mut Output, &dyn Fn(i32) -> Printer)) {
+        if let Some(mut output) = self.output.take() {
+            act(&mut output, &|pid| self.printer(pid));
+            self.output = Some(output);
+        }
+    }
+
+    /// Which mold or worker a process is or descends from.
+    fn printer(&self, pid: i32) -> Printer {
+        let mut ancestor = pid;
+        for _ in 0..GENERATIONS_OF_CHILDREN {
+            if let Some(peer) = self.serial_of(ancestor).and_then(|serial| self.peers.get(&serial)) {
+                let generation = peer.generation;
+                return match peer.slot {
+                    Some(slot) => Printer { pid, process: Process::Worker { generation, slot }, worker: ancestor },
+                    None => Printer { pid, process: Process::Mold { generation }, worker: 0 },
+                };
+            }
+            match output::parent(ancestor) {
+                Some(parent) => ancestor = parent,
+                None => break,
+            }
+        }
+        Printer { pid, process: Process::Arbiter, worker: 0 }
+    }
+
     /// Reaps every child that has ended. Of molds and workers the last words are delivered first.
     pub(super) fn handle_deaths(&mut self) {
         while let Some(pid) = reap::poll_dead() {
@@ -244,6 +311,10 @@ impl<'a> Performer<'a> {
             if let Some(serial) = known {
                 self.read(serial, usize::MAX);
             }
+            self.with_output(|output, who| {
+                output.read(who);
+                output.end(pid, who);
+            });
             let Some(exit) = reap::reap(pid) else { return };
             match known {
                 Some(serial) => {
@@ -400,7 +471,8 @@ impl<'a> Performer<'a> {
         let settings = Rc::clone(&prepared.settings);
         let listeners = prepared.listeners.clone();
         let (ours, theirs) = Channel::pair().map_err(|error| format!("no channel can be made: {error}"))?;
-        let pid = spawn::spawn_mold(&settings, &prepared.module, theirs)?.as_raw();
+        let output = self.output.as_ref().map(Output::lend);
+        let pid = spawn::spawn_mold(&settings, &prepared.module, theirs, output)?.as_raw();
         let process = match PidFd::open(pid) {
             Ok(process) => {
                 watch(&self.epoll, &process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Token::Process(mold));
@@ -412,11 +484,17 @@ impl<'a> Performer<'a> {
             }
         };
         watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(mold));
-        self.peers.insert(mold, Peer { channel: ours, ended: false, pid: Some(pid), process, generation, sheet: None });
+        self.peers.insert(
+            mold,
+            Peer { channel: ours, ended: false, pid: Some(pid), slot: None, process, generation, sheet: None },
+        );
 
         let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
         let mut configuration = settings.worker_settings(generation, addresses);
         configuration.handoff = true;
+        let relayed = output.map(|(_, streams)| streams).unwrap_or_default();
+        configuration.log.stdout_is_relayed = relayed.stdout;
+        configuration.log.stderr_is_relayed = relayed.stderr;
         configuration.scoreboard = self.scoreboard.is_some();
         let lent: Vec<BorrowedFd<'_>> = listeners
             .iter()
@@ -443,7 +521,10 @@ impl<'a> Performer<'a> {
         let generation = self.peers.get(&mold).map_or(0, |mold| mold.generation);
         let sheet = self.issue_sheet(Owner { worker: worker.0, generation, slot });
         let at = sheet.as_ref().map(Sheet::at);
-        self.peers.insert(worker, Peer { channel: ours, ended: false, pid: None, process: None, generation, sheet });
+        self.peers.insert(
+            worker,
+            Peer { channel: ours, ended: false, pid: None, slot: Some(slot), process: None, generation, sheet },
+        );
         self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at }, &[theirs.as_fd()])
     }
 

@@ -10,9 +10,10 @@ use crate::systemd::PRIVATE_VARIABLES;
 use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::unistd::{AccessFlags, ForkResult, Pid, access, fork};
+use rgunicorn_log::JournalStreams;
 use rgunicorn_protocol::{BootFault, BootFaultKind, CHANNEL_FD, Channel, FromWorker};
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -40,11 +41,17 @@ pub(super) fn worker_module(program: &Path) -> Result<PathBuf, String> {
     })
 }
 
-/// Starts the interpreter of a generation with its end of the channel.
+/// Starts the interpreter of a generation with its end of the channel. `output`: what becomes its standard output and
+/// error, where they are the journal's.
 ///
 /// # Errors
 /// fork(2) failed, or a path contains a NUL: a sentence.
-pub(super) fn spawn_mold(settings: &Settings, module: &Path, channel: Channel) -> Result<Pid, String> {
+pub(super) fn spawn_mold(
+    settings: &Settings,
+    module: &Path,
+    channel: Channel,
+    output: Option<(BorrowedFd<'_>, JournalStreams)>,
+) -> Result<Pid, String> {
     let python = c_string(settings.python.as_os_str().as_bytes())?;
     let arguments =
         [python.clone(), c_string(b"-c")?, c_string(BOOTSTRAP.as_bytes())?, c_string(module.as_os_str().as_bytes())?];
@@ -54,7 +61,7 @@ pub(super) fn spawn_mold(settings: &Settings, module: &Path, channel: Channel) -
     match unsafe { fork() } {
         Ok(ForkResult::Parent { child }) => Ok(child),
         Ok(ForkResult::Child) => {
-            let errno = execute(&python, &arguments, &environment, channel);
+            let errno = execute(&python, &arguments, &environment, channel, output);
             let message = explain(&settings.python, errno);
             let fault = BootFault { kind: BootFaultKind::Interpreter, message, traceback: None };
             // SAFETY: `execute` has put the channel there, and this process is about to end.
@@ -68,7 +75,13 @@ pub(super) fn spawn_mold(settings: &Settings, module: &Path, channel: Channel) -
 }
 
 /// In the child: makes it what a mold expects and executes. Returns only if that fails.
-fn execute(python: &CString, arguments: &[CString], environment: &[CString], channel: OwnedFd) -> Errno {
+fn execute(
+    python: &CString,
+    arguments: &[CString],
+    environment: &[CString],
+    channel: OwnedFd,
+    output: Option<(BorrowedFd<'_>, JournalStreams)>,
+) -> Errno {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
         // SAFETY: SIG_DFL is no code of ours. KILL and STOP answer EINVAL, which is fine.
@@ -84,6 +97,14 @@ fn execute(python: &CString, arguments: &[CString], environment: &[CString], cha
         // SAFETY: F_SETFD on an open fd.
         unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) };
         std::mem::forget(channel);
+    }
+    if let Some((printed, streams)) = output {
+        for (number, replaced) in [(1, streams.stdout), (2, streams.stderr)] {
+            // SAFETY: dup2(2) onto standard output or error, which this process is about to hand on.
+            if replaced && unsafe { libc::dup2(printed.as_raw_fd(), number) } < 0 {
+                return Errno::last();
+            }
+        }
     }
     // Whatever we were started with beside standard input, output and error is not the application's.
     for (first, last) in [(3, CHANNEL_FD as u32 - 1), (CHANNEL_FD as u32 + 1, u32::MAX)] {
@@ -204,7 +225,7 @@ mod tests {
     fn a_missing_interpreter_is_a_boot_fault_on_the_channel() {
         let (ours, theirs) = Channel::pair().unwrap();
         let settings = Settings { python: "/nonexistent/bin/python".into(), ..Settings::default() };
-        let child = spawn_mold(&settings, Path::new("/x"), theirs).unwrap();
+        let child = spawn_mold(&settings, Path::new("/x"), theirs, None).unwrap();
         let message = wait_for(|| match ours.receive::<FromWorker>().unwrap() {
             Received::Message(message, _) => Some(message),
             Received::Empty => None,

@@ -71,15 +71,15 @@ impl Losses {
         self.unreported.load(Ordering::Relaxed) != 0 && self.reported.load(Ordering::Relaxed) != clock::second()
     }
 
-    /// Reports what was lost at `sink`, in the error log.
-    pub(crate) fn report(&self, what: &str, sink: &Sink, errors: &ErrorLog) {
+    /// Reports what was lost at `sink`, in the error log. `what`: what one of them is called, and several.
+    pub(crate) fn report(&self, what: (&str, &str), sink: &Sink, errors: &ErrorLog) {
         let lost = self.unreported.swap(0, Ordering::Relaxed);
         if lost == 0 {
             return;
         }
         self.reported.store(clock::second(), Ordering::Relaxed);
-        let (plural, them) = if lost == 1 { (" was", "it") } else { ("s were", "them") };
-        let message = format_args!("{lost} {what}{plural} dropped: {} did not take {them}", sink.name());
+        let (what, were, them) = if lost == 1 { (what.0, "was", "it") } else { (what.1, "were", "them") };
+        let message = format_args!("{lost} {what} {were} dropped: {} did not take {them}", sink.name());
         let taken = errors.emit(Level::Warning, &message, None, |fields| {
             fields.emit_str(event::KEY, event::RECORDS_DROPPED.uuid)?;
             fields.emit_u64("dropped", lost)
@@ -112,7 +112,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    fn new(process: Process, instance: &str) -> Self {
+    pub(crate) fn new(process: Process, instance: &str) -> Self {
         let pid = std::process::id();
         let (mut fields, mut members) = (Vec::new(), Vec::new());
         push_field(&mut fields, "SYSLOG_IDENTIFIER", b"rgunicorn");
@@ -174,7 +174,7 @@ impl ErrorLog {
     }
 
     pub(crate) fn report_losses(&self) {
-        self.losses.report("record", &self.sink, self);
+        self.losses.report(("record", "records"), &self.sink, self);
     }
 
     fn is_enabled(&self, level: Level) -> bool {

@@ -12,12 +12,14 @@ mod escape;
 pub mod event;
 mod journal;
 mod level;
+mod output;
 mod stream;
 
 pub use access::format::{AccessFormat, AccessFormatError, DEFAULT_ACCESS_LOG_FORMAT};
 pub use access::{AccessLog, AccessRecord, Lookup, NoLookup};
 pub use event::MessageId;
 pub use level::parse_level;
+pub use output::{JournalStreams, OutputLog, Printer};
 
 use drain::{ErrorLog, ErrorLogDrain, Form, Sink};
 use journal::Journal;
@@ -46,6 +48,10 @@ pub struct LogSettings {
     pub log_format: String,
     /// The instance's name, for the journal's fields.
     pub instance: String,
+    /// Standard output was the journal's, and is now read by the arbiter.
+    pub stdout_is_relayed: bool,
+    /// Standard error was the journal's, and is now read by the arbiter.
+    pub stderr_is_relayed: bool,
 }
 
 /// Which process opens the log: every record carries it.
@@ -101,9 +107,12 @@ impl Log {
             other => return Err(invalid("log_format", other, "it is neither text nor json")),
         };
         let journal = Lazy::new(around.journal_socket);
+        let stdout_is_journal = settings.stdout_is_relayed || around.is_journal(around.stdout);
+        let stderr_is_journal = settings.stderr_is_relayed || around.is_journal(around.stderr);
         let sink = match destination(&settings.errorlog) {
-            Destination::Stderr if around.is_journal(around.stderr) => Sink::Journal(journal.get()?),
+            Destination::Stderr if stderr_is_journal => Sink::Journal(journal.get()?),
             Destination::Stderr => Sink::Stream(Arc::new(Stream::duplicate(around.stderr)?)),
+            Destination::Stdout if stdout_is_journal => Sink::Journal(journal.get()?),
             Destination::Stdout => Sink::Stream(Arc::new(Stream::duplicate(around.stdout)?)),
             Destination::File(path) => Sink::Stream(Arc::new(open_file("errorlog", path)?)),
         };
@@ -113,10 +122,10 @@ impl Log {
             None | Some("") => None,
             Some(target) => {
                 let sink = match destination(target) {
-                    Destination::Stdout if around.is_journal(around.stdout) => Sink::Journal(journal.get()?),
+                    Destination::Stdout if stdout_is_journal => Sink::Journal(journal.get()?),
                     Destination::Stdout => Sink::Stream(Arc::new(Stream::duplicate(around.stdout)?)),
                     Destination::Stderr if target != "-" => Sink::Stream(Arc::new(Stream::duplicate(around.stderr)?)),
-                    Destination::Stderr if around.is_journal(around.stdout) => Sink::Journal(journal.get()?),
+                    Destination::Stderr if stdout_is_journal => Sink::Journal(journal.get()?),
                     Destination::Stderr => Sink::Stream(Arc::new(Stream::duplicate(around.stdout)?)),
                     Destination::File(path) => Sink::Stream(Arc::new(open_file("accesslog", path)?)),
                 };
@@ -212,6 +221,10 @@ impl Log {
     /// Records that were dropped since the log was opened, access records included.
     pub fn dropped(&self) -> u64 {
         self.errors.dropped() + self.access.as_ref().map_or(0, |access| access.dropped())
+    }
+
+    pub(crate) fn errors(&self) -> &ErrorLog {
+        &self.errors
     }
 
     fn sinks(&self) -> impl Iterator<Item = &Sink> {

@@ -110,7 +110,7 @@ impl AccessLog {
     }
 
     pub(crate) fn report_losses(&self) {
-        self.losses.report("access record", &self.sink, &self.errors);
+        self.losses.report(("access record", "access records"), &self.sink, &self.errors);
     }
 
     /// Whether records ask for variables of the WSGI environ: only then must [`Lookup::environ`] know them.

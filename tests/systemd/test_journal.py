@@ -1,0 +1,151 @@
+"""The journal: fields, ids with their catalog, what the application prints, and a journal that stands still."""
+
+import re
+import time
+from signal import SIGCONT, SIGSTOP
+
+from harness import until
+from harness.server import ROOT
+from harness.systems import on_both
+
+APP = """
+import os, subprocess, sys, threading
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/raises":
+        raise RuntimeError("raised on purpose")
+    if path == "/prints":
+        print("a line on stdout", flush=True)
+        print("two", "lines", sep="\\n", file=sys.stderr, flush=True)
+        os.write(2, b"<4>a line with a priority\\n")
+        subprocess.run(["sh", "-c", "echo a line of a child"], check=True)
+    if path == "/torn":
+        os.write(1, b"the first half ")
+    if path == "/mended":
+        os.write(1, b"and the second\\n")
+    if path == "/dies":
+        os.write(2, b"last words\\nunended last words")
+        os._exit(7)
+    if path == "/floods":
+        for number in range(40):
+            os.write(1, (b"%05d " % number + b"x" * 200 + b"\\n") * 100)
+    body = b"%d" % os.getpid()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def a(field, record):
+    return record.get(f"RGUNICORN_{field}")
+
+
+@on_both
+def test_an_access_record_has_a_field_for_everything(instance):
+    one = instance("fields", {"plain.py": APP}, accesslog="-").open()
+    with one.connect() as client:
+        pid = client.get("/some/where?x=1", [("X-Request-ID", "from-nginx")]).text
+    record = one.found("GET /some/where")
+    assert record["MESSAGE_ID"] and record["PRIORITY"] == "6" and record["SYSLOG_IDENTIFIER"] == "rgunicorn"
+    assert (record["_PID"], a("WORKER_PID", record)) == (pid, pid)
+    assert (a("INSTANCE", record), a("GENERATION", record)) == ("fields", "1") and a("SLOT", record) in ("1", "2")
+    assert (a("REQUEST_METHOD", record), a("PATH", record), a("STATUS", record)) == ("GET", "/some/where", "200")
+    assert a("REQUEST_ID", record) == "from-nginx" and a("BYTES", record) == str(len(pid))
+    assert int(a("DURATION_USEC", record)) >= int(a("QUEUE_USEC", record)) >= 0
+    matched = one.box.journal("RGUNICORN_INSTANCE=fields", "RGUNICORN_STATUS=200")
+    assert [found["__CURSOR"] for found in matched] == [record["__CURSOR"]]
+
+
+def test_a_client_on_tcp_has_its_address_in_the_record(instance):
+    one = instance("address", {"plain.py": APP}, accesslog="-")
+    one.box.write(f"/etc/systemd/system/{one.socket}.d/tcp.conf", "[Socket]\nListenStream=127.0.0.1:8101\n")
+    one.box.systemctl("daemon-reload")
+    one.open()
+    one.box.run("curl", "-sS", "--max-time", "20", "http://127.0.0.1:8101/by/tcp")
+    assert a("REMOTE_ADDR", one.found("GET /by/tcp")) == "127.0.0.1"
+
+
+def test_an_error_is_found_by_the_id_that_its_client_was_told(instance):
+    one = instance("errors", {"plain.py": APP}).open()
+    one.may_fail = True
+    answer = one.get("/raises")
+    (record,) = until(lambda: one.box.journal(f"RGUNICORN_REQUEST_ID={answer.header('X-Request-ID')}"), "the record")
+    assert "Traceback" in record["MESSAGE"] and record["PRIORITY"] == "3"
+    assert (a("INSTANCE", record), a("EXCEPTION", record)) == ("errors", "RuntimeError")
+
+
+@on_both
+def test_what_the_application_prints_is_a_record_per_line_with_its_workers_fields(instance):
+    one = instance("prints", {"plain.py": APP}).open()
+    pid = one.get("/prints").text
+    one.found("a line of a child")
+    printed = {r["MESSAGE"]: r for r in one.records("SYSLOG_IDENTIFIER=rgunicorn") if a("WORKER_PID", r) == pid}
+    for line, priority in [("a line on stdout", "6"), ("two", "6"), ("lines", "6"), ("a line with a priority", "4"),
+                           ("a line of a child", "6")]:
+        record = printed[line]
+        assert (record["PRIORITY"], a("GENERATION", record), a("INSTANCE", record)) == (priority, "1", "prints")
+        assert a("SLOT", record) in ("1", "2") and record["MESSAGE_ID"]
+    assert printed["a line of a child"]["SYSLOG_PID"] != pid == printed["two"]["SYSLOG_PID"]
+
+
+def test_a_line_that_is_written_in_pieces_is_one_record(instance):
+    one = instance("pieces", {"plain.py": APP}, workers=1).open()
+    one.get("/torn")
+    one.get("/mended")
+    assert one.found("the first half")["MESSAGE"] == "the first half and the second"
+
+
+def test_the_last_words_of_a_worker_stand_before_its_death(instance):
+    one = instance("words", {"plain.py": APP}, workers=1).open()
+    one.may_fail = True
+    with one.connect() as client:
+        client.request(target="/dies")
+        client.ended()
+    one.found("exited with status 7")
+    messages = [str(record["MESSAGE"]) for record in one.records()]
+    death = next(at for at, text in enumerate(messages) if "exited with status 7" in text)
+    assert messages.index("last words") < messages.index("unended last words") < death
+
+
+@on_both
+def test_journalctl_x_explains_every_record_that_has_an_id(instance):
+    one = instance("explained", {"plain.py": APP}).open()
+    one.may_fail = True
+    one.get("/raises")
+    one.box.systemctl("reload", one.service)
+    one.box.systemctl("stop", one.service)
+    ids = {record["MESSAGE_ID"] for record in one.records() if record.get("SYSLOG_IDENTIFIER") == "rgunicorn"
+           and "MESSAGE_ID" in record}
+    assert len(ids) >= 5
+    listed = one.box.run("journalctl", "--list-catalog").stdout
+    assert [one_id for one_id in ids if one_id not in listed] == []
+    explained = one.box.run("journalctl", "-x", "--no-pager", "-u", one.service).stdout
+    assert "The application raised an exception" in explained and "Instance explained was reloaded" in explained
+    known = re.findall(r"^-- (\w{32})$", (ROOT / "systemd/catalog/rgunicorn.catalog").read_text(), re.MULTILINE)
+    assert [one_id for one_id in known if one_id not in listed] == []
+
+
+@on_both
+def test_a_journal_that_stands_still_blocks_no_request_and_what_was_dropped_is_counted(instance):
+    one = instance("still", {"plain.py": APP}, accesslog="-", workers=1).open()
+    one.may_fail = True
+    one.get("/")
+    journald = one.box.show("systemd-journald.service", "MainPID")
+    one.box.run("kill", f"-{int(SIGSTOP)}", journald)
+    try:
+        began = time.monotonic()
+        with one.connect() as client:
+            for number in range(5000):
+                assert client.get(f"/{number}/{'x' * 500}").status == 200
+            for _ in range(3):
+                assert client.get("/floods").status == 200
+        # Any wait for the journal would be without end.
+        assert time.monotonic() - began < 60
+    finally:
+        one.box.run("kill", f"-{int(SIGCONT)}", journald)
+    one.get("/again")
+    printed = one.found("that the application printed were dropped", within=30)
+    served = one.found("access records were dropped", within=30)
+    for record in (printed, served):
+        assert record["PRIORITY"] == "4" and int(a("DROPPED", record)) > 0
+    until(lambda: any("GET /again" in str(record.get("MESSAGE")) for record in one.records()), "a later record")
