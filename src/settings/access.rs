@@ -4,6 +4,7 @@
 //! Follows links itself, since a virtual environment's python is a link into folders of its own. Invariant: never says
 //! no where the kernel says yes to us; for another user, permission bits decide unless an access control list exists.
 
+use super::sandbox;
 use super::toml_file::reason;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User};
 use std::collections::VecDeque;
@@ -74,6 +75,10 @@ pub(crate) fn obstacle(path: &Path, wanted: Wanted, identity: &Identity) -> Opti
         match std::fs::metadata(&here) {
             Ok(folder) if !folder.is_dir() => return Some(format!("{} is not a folder", here.display())),
             Ok(folder) if !identity.may(&here, &folder, 0o1) => {
+                let whole = rest.iter().fold(here.join(&name), |path, more| path.join(more));
+                if let Some(hidden) = sandbox::closes(&here, &whole, wanted) {
+                    return Some(format!("{hidden}{}", via(through.as_deref())));
+                }
                 return Some(format!(
                     "{} cannot be entered by {identity} (its mode is {:04o}, its owner {}){}",
                     here.display(),
@@ -104,7 +109,9 @@ pub(crate) fn obstacle(path: &Path, wanted: Wanted, identity: &Identity) -> Opti
             }
             Ok(_) => here = next,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Some(format!("{} does not exist{}", next.display(), via(through.as_deref())));
+                let whole = rest.iter().fold(next.clone(), |path, more| path.join(more));
+                let hidden = sandbox::lacks(&next, &whole, wanted).map(|why| format!(": {why}")).unwrap_or_default();
+                return Some(format!("{} does not exist{}{hidden}", next.display(), via(through.as_deref())));
             }
             Err(error) => return Some(format!("{}: {}{}", next.display(), reason(&error), via(through.as_deref()))),
         }
@@ -119,12 +126,14 @@ fn last(here: &Path, wanted: Wanted, identity: &Identity) -> Option<String> {
     };
     match wanted {
         Wanted::Folder if !found.is_dir() => Some(format!("{} is not a folder", here.display())),
-        Wanted::Folder if !identity.may(here, &found, 0o1) => Some(format!(
-            "{} cannot be entered by {identity} (its mode is {:04o}, its owner {})",
-            here.display(),
-            found.mode() & 0o7777,
-            owner(&found)
-        )),
+        Wanted::Folder if !identity.may(here, &found, 0o1) => sandbox::closes(here, here, wanted).or_else(|| {
+            Some(format!(
+                "{} cannot be entered by {identity} (its mode is {:04o}, its owner {})",
+                here.display(),
+                found.mode() & 0o7777,
+                owner(&found)
+            ))
+        }),
         Wanted::Program if found.is_dir() => Some(format!("{} is a folder", here.display())),
         Wanted::Program if !found.is_file() => Some(format!("{} is not a file", here.display())),
         Wanted::Program if found.mode() & 0o111 == 0 => {

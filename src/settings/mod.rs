@@ -13,6 +13,7 @@ mod fault;
 pub(crate) mod interpreter;
 mod layers;
 mod resolve;
+mod sandbox;
 mod setting;
 pub(crate) mod table;
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl PidFile {
         let beside = path.with_extension(format!("new.{}", std::process::id()));
         std::fs::write(&beside, format!("{}\n", std::process::id()))
             .and_then(|()| std::fs::rename(&beside, path))
-            .map_err(|error| format!("pidfile {}: {error}", path.display()))?;
+            .map_err(|error| format!("pidfile {}: {error}{}", path.display(), hint(&error)))?;
         Ok(PidFile { path: path.to_owned() })
     }
 }
@@ -40,6 +40,15 @@ impl Drop for PidFile {
         if read(&self.path).is_some_and(|pid| pid.cast_unsigned() == std::process::id()) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            " (by ProtectSystem= of the unit? Under systemd no pidfile is needed)"
+        }
+        _ => "",
     }
 }
 

@@ -326,7 +326,16 @@ fn destination(setting: &str) -> Destination {
 
 fn open_file(setting: &str, path: PathBuf) -> io::Result<Stream> {
     let shown = path.display().to_string();
-    Stream::open(path).map_err(|error| io::Error::new(error.kind(), format!("{setting} = \"{shown}\": {error}")))
+    Stream::open(path).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                " (by ProtectSystem= of the unit? Log to the journal with \"-\", or write LogsDirectory= or ReadWritePaths= into \
+                 a drop-in)"
+            }
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("{setting} = \"{shown}\": {error}{hint}"))
+    })
 }
 
 fn invalid(setting: &str, value: &str, why: &str) -> io::Error {

@@ -1,5 +1,6 @@
 # Finds the application. Run in the worker (or in a preloading mold) with `spec` = "module:variable".
 import ast
+import errno
 import importlib
 import os
 import sys
@@ -36,12 +37,38 @@ def _import(name):
         raise Fault("import", "importing %r ended the interpreter: sys.exit(%r) was called" % (name, error.code),
                     _traceback(error, 1)) from None
     except BaseException as error:
-        raise Fault("import", "importing %r failed: %s" % (name, _line(error)), _traceback(error, 1)) from None
+        raise Fault("import", "importing %r failed: %s%s" % (name, _line(error), _sandbox(error)),
+                    _traceback(error, 1)) from None
 
 
 def _line(error):
     text = str(error).strip().split("\n")[0]
     return "%s: %s" % (type(error).__name__, text) if text else type(error).__name__
+
+
+def _sandbox(error):
+    """What the sandbox of a systemd unit may have to do with an error, in brackets, or nothing."""
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = error.errno if isinstance(error, OSError) else None
+        path = getattr(error, "filename", None)
+        path = os.path.abspath(path) if isinstance(path, str) else ""
+        text = str(error)
+        if number == errno.EROFS or (type(error).__name__ == "OperationalError" and (
+                "readonly database" in text or "unable to open database file" in text)):
+            return (" (by ProtectSystem= of the unit the file system is read-only: write below $STATE_DIRECTORY, or put"
+                    " ReadWritePaths=%s into a drop-in)" % (os.path.dirname(path) or "..."))
+        if number in (errno.EACCES, errno.ENOENT) and path.startswith(("/home/", "/root/", "/run/user/")):
+            return " (by ProtectHome= of the unit? BindReadOnlyPaths=%s in a drop-in)" % path
+        if number == errno.ENOENT and path.startswith(("/tmp/", "/var/tmp/")):
+            return " (with PrivateTmp= the unit has a /tmp of its own)"
+        if number == errno.EAFNOSUPPORT:
+            return " (by RestrictAddressFamilies= of the unit?)"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _expression(text, spec):

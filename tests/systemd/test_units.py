@@ -1,0 +1,165 @@
+"""What the units promise: users, directories, credentials, several sockets; and errors that name the sandbox."""
+
+import json
+import re
+
+import pytest
+from harness import until
+from harness.instance import PYTHON
+from harness.systems import on_both
+
+APP = """
+import json, os, pwd
+
+def app(environ, start_response):
+    name = environ["PATH_INFO"]
+    if name == "/credential":
+        path = os.environ["CREDENTIALS_DIRECTORY"] + "/token"
+        told = {"content": open(path).read(), "mode": oct(os.stat(path).st_mode & 0o777)}
+    elif name == "/file":
+        told = {"content": open("/srv/static/owned").read()}
+    else:
+        told = {"uid": os.getuid(), "user": pwd.getpwuid(os.getuid()).pw_name,
+                "folders": {name: os.environ[name] for name in os.environ if name.endswith("_DIRECTORY")}}
+        for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY", "RUNTIME_DIRECTORY"):
+            with open(os.environ[name] + "/written", "w") as file:
+                file.write("x")
+    body = json.dumps(told).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def fails(one):
+    """Starts the service, which must fail; its error records as one text."""
+    one.may_fail = True
+    assert one.box.systemctl("start", one.service, check=False).returncode != 0
+    found = until(lambda: one.records("PRIORITY=3", "SYSLOG_IDENTIFIER=rgunicorn"), "an error record")
+    one.box.systemctl("stop", one.service, check=False)
+    return "\n".join(record["MESSAGE"] for record in found)
+
+
+@on_both
+def test_a_user_made_for_the_occasion_has_its_own_directories(instance):
+    one = instance("dynamic", {"plain.py": APP}).open()
+    told = one.get("/").json()
+    assert told["user"] == "rgunicorn-dynamic" and 61184 <= told["uid"] <= 65519
+    assert told["folders"] == {"STATE_DIRECTORY": "/var/lib/rgunicorn/dynamic", "CACHE_DIRECTORY":
+                               "/var/cache/rgunicorn/dynamic", "RUNTIME_DIRECTORY": "/run/rgunicorn-dynamic"}
+    status = one.box.path("/var/lib/private/rgunicorn/dynamic/written").stat()
+    assert (status.st_uid, status.st_mode & 0o777) == (told["uid"], 0o640)
+
+
+@on_both
+def test_a_user_that_was_made_beforehand_is_taken(instance):
+    one = instance("static", {"plain.py": APP})
+    one.box.run("useradd", "--system", "--user-group", "--no-create-home", "rgunicorn-static")
+    uid = int(one.box.run("id", "-u", "rgunicorn-static").stdout)
+    one.box.write("/srv/static/owned", "mine", 0o600)
+    one.box.run("chown", "rgunicorn-static", "/srv/static/owned")
+    one.open()
+    assert one.get("/").json()["uid"] == uid
+    assert one.get("/file").json()["content"] == "mine"
+    assert one.box.path("/var/lib/private/rgunicorn/static").stat().st_uid == uid
+    assert json.loads(one.box.run("rgunicornctl", "-i", "static", "--json", "status").stdout)["pid"] == one.arbiter
+
+
+@on_both
+def test_a_credential_reaches_the_application(instance):
+    one = instance("credential", {"plain.py": APP})
+    one.box.write("/etc/rgunicorn/token", "secret", 0o600)
+    one.drop_in("LoadCredential=token:/etc/rgunicorn/token").open()
+    for _ in range(2):
+        told = one.get("/credential").json()
+        assert told["content"] == "secret" and told["mode"] in ("0o400", "0o440")
+
+
+@on_both
+def test_several_named_sockets_are_served_whichever_starts_the_service(instance):
+    one = instance("several", {"plain.py": APP}, bind=["fdname:http", "fdname:admin"])
+    one.box.write("/etc/systemd/system/several-admin.socket",
+                  "[Socket]\nListenStream=/run/rgunicorn/several-admin.sock\nFileDescriptorName=admin\nSocketMode=0600\n"
+                  "Service=rgunicorn@several.service\nRemoveOnStop=yes\n")
+    one.drop_in("Sockets=several-admin.socket", "sockets")
+    one.open()
+    one.box.systemctl("start", "several-admin.socket")
+    for path in ("/run/rgunicorn/several-admin.sock", one.path):
+        with one.box.connect(path) as client:
+            assert client.get("/").status == 200
+    assert "(admin, from systemd)" in one.found("several-admin.sock")["MESSAGE"]
+    assert "(http, from systemd)" in one.found("several.sock")["MESSAGE"]
+    one.box.systemctl("stop", one.service, "several-admin.socket")
+
+
+@on_both
+def test_a_socket_that_bind_names_and_nobody_passes_is_an_error_that_names_both(instance):
+    one = instance("unpassed", {"plain.py": APP}, bind=["fdname:http", "fdname:admin"])
+    text = fails(one)
+    assert "FileDescriptorName=admin" in text and "it passed: http" in text
+
+
+@on_both
+def test_an_address_and_a_port_start_the_service_too(instance):
+    one = instance("port", {"plain.py": APP})
+    one.box.write(f"/etc/systemd/system/{one.socket}.d/tcp.conf", "[Socket]\nListenStream=127.0.0.1:8102\n")
+    one.box.systemctl("daemon-reload")
+    one.open()
+    assert one.state == "inactive/dead"
+    answer = one.box.run("curl", "-sS", "--max-time", "20", "http://127.0.0.1:8102/").stdout
+    assert json.loads(answer)["user"] == "rgunicorn-port"
+
+
+def suggested(text):
+    """The lines for a drop-in that an error names."""
+    return "\n".join(dict.fromkeys(re.findall(r"((?:ProtectHome|BindReadOnlyPaths|ReadWritePaths)=[\w/.-]+)", text)))
+
+
+@on_both
+def test_an_application_and_a_virtual_environment_in_a_home_are_explained_and_the_advice_works(instance):
+    one = instance("home", {"plain.py": APP}, chdir="/home/me/app", python="/home/me/venv/bin/python")
+    one.box.write("/home/me/app/plain.py", APP)
+    if not one.box.path("/home/me/venv").exists():
+        one.box.run(PYTHON, "-m", "venv", "--without-pip", "/home/me/venv")
+    one.box.run("chmod", "0700", "/home/me")
+    text = fails(one)
+    assert 'chdir = "/home/me/app"' in text and 'python = "/home/me/venv/bin/python"' in text, text
+    assert text.count("ProtectHome= of the unit hides /home") == 2
+    lines = suggested(text)
+    assert lines.split("\n") == ["ProtectHome=tmpfs", "BindReadOnlyPaths=/home/me/app", "BindReadOnlyPaths=/home/me/venv"]
+    one.drop_in(lines).open()
+    assert one.get("/").json()["user"] == "rgunicorn-home"
+
+
+def test_half_of_the_advice_names_the_other_half(instance):
+    one = instance("half", {"plain.py": APP}, python="/home/half/venv/bin/python")
+    one.box.run(PYTHON, "-m", "venv", "--without-pip", "/home/half/venv")
+    one.drop_in("ProtectHome=tmpfs")
+    text = fails(one)
+    assert "/home/half does not exist: ProtectHome= of the unit hides /home" in text
+    assert "BindReadOnlyPaths=/home/half/venv" in text
+
+
+def test_an_application_below_tmp_is_explained(instance):
+    one = instance("tmp", {"plain.py": APP}, chdir="/tmp/app")
+    one.box.write("/tmp/app/plain.py", APP)
+    assert "PrivateTmp= of the unit" in fails(one)
+
+
+@pytest.mark.parametrize("source", [
+    "import sqlite3\nsqlite3.connect('/srv/{name}/db.sqlite3').execute('create table if not exists t (x)')\n",
+    "open('/srv/{name}/media.bin', 'w')\n",
+], ids=["sqlite", "file"])
+def test_an_application_that_writes_beside_itself_is_explained_and_the_advice_works(instance, request, source):
+    name = request.node.callspec.id
+    one = instance(name, {"plain.py": source.format(name=name) + APP})
+    one.box.run("useradd", "--system", "--user-group", "--no-create-home", f"rgunicorn-{name}")
+    one.box.run("chown", "-R", f"rgunicorn-{name}", one.directory)
+    text = fails(one)
+    assert "ProtectSystem= of the unit" in text and "ReadWritePaths=" in text, text
+    one.drop_in(f"ReadWritePaths={one.directory}").open()
+    assert one.get("/").status == 200
+
+
+def test_a_log_file_where_the_unit_cannot_write_is_explained(instance):
+    text = fails(instance("logfile", {"plain.py": APP}, errorlog="/var/log/app.log"))
+    assert 'errorlog = "/var/log/app.log"' in text and "ProtectSystem=" in text
