@@ -10,7 +10,9 @@ mod holder;
 
 use crate::settings::{Bind, Settings};
 use crate::systemd::activation::{Activated, verify};
+use crate::systemd::fdstore::{StoredListener, name_of_listener};
 use rgunicorn_protocol::ListenerAddress;
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -35,7 +37,7 @@ enum Origin {
     /// Found open under the number that `bind = "fd://N"` names.
     Inherited { number: i32 },
     /// Made here for this entry of `bind`.
-    Bound { wanted: Bind, _file: Option<SocketFile> },
+    Bound { wanted: Bind, file: Option<SocketFile> },
 }
 
 /// The file of a unix socket that we made: removed together with it, if it is still the same file.
@@ -44,6 +46,8 @@ struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// The socket outlives this process in the fd store, so its file must, too.
+    stays: Cell<bool>,
 }
 
 impl Drop for SocketFile {
@@ -51,7 +55,7 @@ impl Drop for SocketFile {
         use std::os::unix::fs::MetadataExt;
         let same = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode);
-        if same {
+        if same && !self.stays.get() {
             // If it cannot be removed the next start finds it stale and says so.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -59,6 +63,24 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Its name in the fd store, if it is one that is to be kept there: systemd has those of socket units anyway, and those
+    /// that we inherited belong to somebody else.
+    pub(crate) fn name_in_store(&self) -> Option<String> {
+        match &self.origin {
+            Origin::Bound { wanted, file } => {
+                name_of_listener(&wanted.to_string(), file.as_ref().map(|file| (file.device, file.inode)))
+            }
+            Origin::Activated { .. } | Origin::Inherited { .. } => None,
+        }
+    }
+
+    /// The process is about to end and the socket lives on.
+    pub(crate) fn leave_file(&self) {
+        if let Origin::Bound { file: Some(file), .. } = &self.origin {
+            file.stays.set(true);
+        }
+    }
+
     /// Whether we made it, so that nobody else keeps its backlog.
     pub(crate) fn is_own(&self) -> bool {
         match self.origin {
@@ -102,19 +124,27 @@ pub(crate) struct Opened {
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     activated: Vec<Rc<Listener>>,
+    /// Those that an earlier arbiter had bound, until the first reading of the settings has taken what it wants.
+    stored: Vec<StoredListener>,
     open: Vec<Weak<Listener>>,
     /// Remarks are made once.
     remarked: Vec<String>,
 }
 
 impl Listeners {
-    /// Takes over what systemd passed.
-    pub(crate) fn adopt(activated: Vec<Activated>) -> Listeners {
+    /// Takes over what systemd passed, of sockets and out of its fd store.
+    pub(crate) fn adopt(activated: Vec<Activated>, stored: Vec<StoredListener>) -> Listeners {
         let adopt = |socket: Activated| {
             let origin = Origin::Activated { number: socket.number, name: socket.name };
             Rc::new(Listener { fd: socket.fd, address: socket.address, origin })
         };
-        Listeners { activated: activated.into_iter().map(adopt).collect(), open: Vec::new(), remarked: Vec::new() }
+        Listeners { activated: activated.into_iter().map(adopt).collect(), stored, ..Listeners::default() }
+    }
+
+    /// Closes what came out of the fd store and nobody wants, with the reason for each name.
+    pub(crate) fn close_unwanted(&mut self) -> Vec<(String, String)> {
+        let unwanted = std::mem::take(&mut self.stored).into_iter();
+        unwanted.map(|stored| (stored.name, format!("bind = \"{}\" is no longer wanted", stored.bind))).collect()
     }
 
     /// Opens what the settings want and is not open yet. The order is that of systemd, then that of `bind`.
@@ -142,7 +172,7 @@ impl Listeners {
         Ok(opened)
     }
 
-    fn open_one(&self, wanted: &Bind, settings: &Settings, opened: &mut Opened) -> Result<(), String> {
+    fn open_one(&mut self, wanted: &Bind, settings: &Settings, opened: &mut Opened) -> Result<(), String> {
         if let Some(found) = self.find_open(wanted, opened) {
             if !opened.listeners.iter().any(|listener| Rc::ptr_eq(listener, &found)) {
                 opened.listeners.push(found);
@@ -165,9 +195,13 @@ impl Listeners {
                 inherit(*number).map_err(|wrong| format!("bind = \"{wanted}\": fd {number} {wrong}"))?
             }
             Bind::Tcp { .. } | Bind::Unix(_) | Bind::UnixAbstract(_) => {
-                let (fd, address, file) =
-                    bind::bind(wanted, settings).map_err(|wrong| format!("cannot listen on {wanted}: {wrong}"))?;
-                Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), _file: file } }
+                let (fd, address, file) = match self.restore(wanted, settings) {
+                    Some(restored) => restored,
+                    None => {
+                        bind::bind(wanted, settings).map_err(|wrong| format!("cannot listen on {wanted}: {wrong}"))?
+                    }
+                };
+                Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), file } }
             }
         };
         if !self.activated.is_empty() {
@@ -181,6 +215,24 @@ impl Listeners {
         opened.listeners.push(Rc::clone(&listener));
         opened.new.push(listener);
         Ok(())
+    }
+
+    /// The socket that an earlier arbiter had bound for the same entry, with all who wait in its backlog.
+    fn restore(&mut self, wanted: &Bind, settings: &Settings) -> Option<bind::Bound> {
+        let text = wanted.to_string();
+        let at = self.stored.iter().position(|stored| {
+            stored.bind == text && verify(&stored.fd).is_ok() && bind::may_be_restored(wanted, stored.file)
+        })?;
+        let StoredListener { fd, file, .. } = self.stored.swap_remove(at);
+        let address = verify(&fd).ok()?;
+        bind::renew_backlog(&fd, settings);
+        let file = match (wanted, file) {
+            (Bind::Unix(path), Some((device, inode))) => {
+                Some(SocketFile { path: path.clone(), device, inode, stays: Cell::new(false) })
+            }
+            (Bind::Tcp { .. } | Bind::UnixAbstract(_) | Bind::Unix(_) | Bind::Fd(_) | Bind::FdName(_), _) => None,
+        };
+        Some((fd, address, file))
     }
 
     /// A socket that was opened for the same entry of `bind`, now or by an earlier reading of the settings.
@@ -278,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_default_bind_gives_way_to_activated_sockets_and_a_set_one_does_not() {
-        let mut listeners = Listeners::adopt(vec![activated("web")]);
+        let mut listeners = Listeners::adopt(vec![activated("web")], Vec::new());
         let silent = Settings { bind_is_set: false, ..settings(&[local()]) };
         let opened = listeners.open(&silent).unwrap();
         assert_eq!((opened.listeners.len(), opened.remarks.len()), (1, 0));
@@ -292,6 +344,37 @@ mod tests {
         assert_eq!(opened.listeners.len(), 1);
         let wrong = listeners.open(&settings(&[Bind::FdName("admin".into())])).unwrap_err();
         assert!(wrong.contains("admin") && wrong.contains("web"), "{wrong}");
+    }
+
+    #[test]
+    fn a_stored_listener_is_taken_again_with_its_backlog_and_its_file_and_others_are_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let unix = Bind::Unix(folder.path().join("s.sock"));
+        let wanted = [local(), unix.clone(), Bind::Unix(folder.path().join("gone.sock"))];
+        let before = Listeners::default().open(&settings(&wanted)).unwrap().listeners;
+        let stored: Vec<_> = before
+            .iter()
+            .map(|listener| crate::systemd::fdstore::Stored {
+                name: listener.name_in_store().unwrap(),
+                fd: listener.as_fd().try_clone_to_owned().unwrap(),
+            })
+            .collect();
+        before.iter().take(2).for_each(|listener| listener.leave_file());
+        let port = before[0].address.clone();
+        drop(before);
+        let mut waiting = UnixStream::connect(folder.path().join("s.sock")).unwrap();
+
+        let returned = crate::systemd::fdstore::examine(stored);
+        let mut listeners = Listeners::adopt(Vec::new(), returned.listeners);
+        let after = listeners.open(&settings(&wanted)).unwrap().listeners;
+        assert_eq!(after[0].address, port, "even where the kernel had chosen the port");
+        let accepted = nix::sys::socket::accept(std::os::fd::AsRawFd::as_raw_fd(&after[1].as_fd())).unwrap();
+        // SAFETY: the kernel has just made this fd for us.
+        drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(accepted) });
+        assert_eq!(std::io::Read::read(&mut waiting, &mut [0]).unwrap(), 0, "it was accepted and closed");
+        UnixStream::connect(folder.path().join("gone.sock")).unwrap();
+        let unwanted = listeners.close_unwanted();
+        assert!(unwanted.len() == 1 && unwanted[0].1.contains("gone.sock"), "its file was gone: {unwanted:?}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-type Bound = (OwnedFd, ListenerAddress, Option<SocketFile>);
+pub(super) type Bound = (OwnedFd, ListenerAddress, Option<SocketFile>);
 
 /// Binds and listens.
 ///
@@ -38,6 +38,23 @@ pub(super) fn bind(wanted: &Bind, settings: &Settings) -> Result<Bound, String> 
         }
         Bind::Fd(_) | Bind::FdName(_) => Err("it is not ours to bind".into()),
     }
+}
+
+/// Whether a socket that was made for this entry can still be reached by it: a file must be the one that was made.
+pub(super) fn may_be_restored(wanted: &Bind, file: Option<(u64, u64)>) -> bool {
+    match (wanted, file) {
+        (Bind::Unix(path), Some(file)) => {
+            std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == file)
+        }
+        (Bind::Tcp { .. } | Bind::UnixAbstract(_), None) => true,
+        (Bind::Unix(_), None) | (Bind::Tcp { .. } | Bind::UnixAbstract(_) | Bind::Fd(_) | Bind::FdName(_), _) => false,
+    }
+}
+
+/// Sets the backlog of a socket that listens already (listen(2) may be called again).
+pub(super) fn renew_backlog(fd: &OwnedFd, settings: &Settings) {
+    // It keeps the old one if this fails, which it does for no socket that listens.
+    let _ = socket::listen(fd, backlog(settings));
 }
 
 fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, String> {
@@ -104,7 +121,8 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, String> {
         }
     })?;
     let made = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
-    let file = SocketFile { path: path.to_owned(), device: made.dev(), inode: made.ino() };
+    let file =
+        SocketFile { path: path.to_owned(), device: made.dev(), inode: made.ino(), stays: std::cell::Cell::new(false) };
     if settings.uid.is_some() || settings.gid.is_some() {
         std::os::unix::fs::lchown(path, settings.uid, settings.gid)
             .map_err(|error| format!("the socket file cannot be given to the workers' user: {error}"))?;

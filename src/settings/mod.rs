@@ -353,6 +353,7 @@ impl Settings {
             log: self.log.clone(),
             listeners,
             handoff: false,
+            parks: false,
             scoreboard: false,
         }
     }

@@ -33,7 +33,6 @@ mod world;
 
 use crate::control::Control;
 use crate::exit::Exit;
-use crate::listeners::Listeners;
 use crate::settings::{Invocation, Settings};
 use crate::systemd;
 use crate::systemd::watchdog::Watchdog;
@@ -42,7 +41,7 @@ use decide::{Purpose, State};
 use event::Event;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use perform::{Performer, Source, Token};
+use perform::{Passed, Performer, Source, Token};
 use pidfile::PidFile;
 use rgunicorn_log::{LogSettings, event as id};
 use rgunicorn_protocol::BootFaultKind;
@@ -71,7 +70,7 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
         let pidfile = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
         Ok((activated, pidfile))
     });
-    let (activated, pidfile) = match started {
+    let ((activated, stored), pidfile) = match started {
         Ok(started) => started,
         Err(reason) => {
             error!(logger, "{}", reason; id::START_FAILED);
@@ -82,9 +81,9 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
     // A reload may open other logs; nothing here keeps the first ones open.
     drop(logger);
     raise_fd_limit();
-    let listeners = Listeners::adopt(activated);
+    let passed = Passed { activated, returned: systemd::fdstore::examine(stored) };
     let source = Source::Serve { invocation, first: Some(Box::new(settings)) };
-    let exit = supervise(Purpose::Serve, source, invocation.program.clone(), log, listeners, control);
+    let exit = supervise(Purpose::Serve, source, invocation.program.clone(), log, passed, control);
     drop(pidfile);
     exit
 }
@@ -100,7 +99,7 @@ pub(crate) fn check(settings: &Settings) -> Result<Exit, String> {
     settings.log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log };
     let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
     let source = Source::Check { settings: Box::new(settings) };
-    supervise(Purpose::Check, source, program, log, Listeners::default(), Control::default())
+    supervise(Purpose::Check, source, program, log, Passed::default(), Control::default())
 }
 
 fn supervise(
@@ -108,7 +107,7 @@ fn supervise(
     source: Source<'_>,
     program: PathBuf,
     log: rgunicorn_log::Log,
-    listeners: Listeners,
+    passed: Passed,
     control: Control,
 ) -> Result<Exit, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("the arbiter cannot {what}: {error}");
@@ -119,7 +118,7 @@ fn supervise(
         .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.to_u64()))
         .map_err(|error| failed("wait for signals", &error))?;
     let mut performer =
-        Performer::new(source, program, log, listeners, control, epoll).map_err(|error| failed("begin", &error))?;
+        Performer::new(source, program, log, passed, control, epoll).map_err(|error| failed("begin", &error))?;
 
     let outcome = turn(purpose, &signals, &mut performer)?;
 

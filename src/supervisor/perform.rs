@@ -5,7 +5,7 @@
 //! process.
 
 use super::action::{Action, Notice, Outcome};
-use super::decide::State;
+use super::decide::{Life, State};
 use super::event::{Event, Exit, Findings, Plan, Serial};
 use super::evidence;
 use super::memory::OomCounter;
@@ -16,6 +16,8 @@ use super::spawn;
 use crate::control::{ClientId, Control};
 use crate::listeners::{Listener, Listeners};
 use crate::settings::{Invocation, Settings};
+use crate::systemd::activation::Activated;
+use crate::systemd::fdstore::{FdStore, Returned};
 use crate::systemd::notify::Notifier;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{self, sockopt};
@@ -108,6 +110,13 @@ pub(super) enum Source<'a> {
     Check { settings: Box<Settings> },
 }
 
+/// What systemd passed.
+#[derive(Default)]
+pub(super) struct Passed {
+    pub(super) activated: Vec<Activated>,
+    pub(super) returned: Returned,
+}
+
 /// See the file's header.
 pub(super) struct Performer<'a> {
     pub(super) events: VecDeque<Event>,
@@ -121,6 +130,7 @@ pub(super) struct Performer<'a> {
     log: Log,
     pub(super) logger: Logger,
     listeners: Listeners,
+    store: FdStore,
     /// Receiving and sending end of what workers hand each other.
     handoff: (OwnedFd, OwnedFd),
     /// `None` where the machine lacks memory or fds; then there are no figures.
@@ -139,18 +149,29 @@ impl<'a> Performer<'a> {
         source: Source<'a>,
         program: PathBuf,
         log: Log,
-        listeners: Listeners,
+        passed: Passed,
         control: Control,
         epoll: Epoll,
     ) -> io::Result<Performer<'a>> {
         let logger = log.logger();
-        let notifier = match source {
-            Source::Serve { .. } => Notifier::from_environment(),
-            Source::Check { .. } => Notifier::default(),
+        let (mut notifier, mut store) = match source {
+            Source::Serve { .. } => (Notifier::from_environment(), FdStore::from_environment()),
+            Source::Check { .. } => (Notifier::default(), FdStore::default()),
         };
-        let scoreboard = Scoreboard::create()
+        let Passed { activated, returned } = passed;
+        for (name, reason) in returned.refused {
+            warn!(logger, "systemd had kept {} for this instance; it is closed: {}", name, reason; event::FD_REFUSED);
+            store.remove(&name, &mut notifier);
+        }
+        let scoreboard = returned.scoreboard.map_or_else(Scoreboard::create, Ok);
+        let scoreboard = scoreboard
             .inspect_err(|error| warn!(logger, "There are no figures, as their memory cannot be made: {}", error))
             .ok();
+        let handoff = returned.handoff.map_or_else(handoff, Ok)?;
+        store.keep_handoff(&handoff, &mut notifier);
+        if let Some(board) = &scoreboard {
+            store.keep_scoreboard(board, &mut notifier);
+        }
         control.watch(&epoll, Token::Control(0).to_u64());
         let output = match &source {
             Source::Serve { first: Some(settings), .. } => Output::open(&settings.log.instance)?,
@@ -170,8 +191,9 @@ impl<'a> Performer<'a> {
             program,
             log,
             logger,
-            listeners,
-            handoff: handoff()?,
+            listeners: Listeners::adopt(activated, returned.listeners),
+            store,
+            handoff,
             scoreboard,
             generations: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -233,7 +255,14 @@ impl<'a> Performer<'a> {
             Action::Abandon { whom } => self.forget(whom),
             Action::Commit { generation } => self.commit(generation),
             Action::Drop { generation } => {
-                self.generations.remove(&generation);
+                if matches!(state.life, Life::Stopping { .. } | Life::Over) {
+                    // What systemd keeps lives on: it knows whether the service starts again, we do not.
+                    self.leave_files();
+                    self.generations.remove(&generation);
+                } else {
+                    self.generations.remove(&generation);
+                    self.keep_listeners();
+                }
                 debug!(self.logger, "Generation {} is gone", generation; event::GENERATION_GONE, "generation" => generation);
             }
             Action::ReopenLogs => match self.log.reopen() {
@@ -463,7 +492,27 @@ impl<'a> Performer<'a> {
         }
         let plan = plan(&settings, &listeners);
         self.generations.insert(generation, Prepared { settings, module, listeners });
+        self.keep_listeners();
+        for (name, reason) in self.listeners.close_unwanted() {
+            info!(self.logger, "A listener that systemd had kept is closed: {}", reason; event::LISTENER_CLOSED);
+            self.store.remove(&name, &mut self.notifier);
+        }
         Ok(plan)
+    }
+
+    /// Has the listeners of all generations kept in the fd store, and no others.
+    fn keep_listeners(&mut self) {
+        let all = self.generations.values().flat_map(|prepared| &prepared.listeners);
+        let kept: Vec<_> = all.filter_map(|listener| Some((listener.name_in_store()?, listener.as_fd()))).collect();
+        self.store.keep_listeners(&kept, &mut self.notifier);
+    }
+
+    /// The process is about to end: the files of sockets that systemd keeps stay.
+    fn leave_files(&self) {
+        if self.store.is_available() {
+            let all = self.generations.values().flat_map(|prepared| &prepared.listeners);
+            all.for_each(|listener| listener.leave_file());
+        }
     }
 
     fn spawn_mold(&mut self, generation: u32, mold: Serial) -> Result<i32, String> {
@@ -495,6 +544,7 @@ impl<'a> Performer<'a> {
         let relayed = output.map(|(_, streams)| streams).unwrap_or_default();
         configuration.log.stdout_is_relayed = relayed.stdout;
         configuration.log.stderr_is_relayed = relayed.stderr;
+        configuration.parks = self.store.is_available();
         configuration.scoreboard = self.scoreboard.is_some();
         let lent: Vec<BorrowedFd<'_>> = listeners
             .iter()
@@ -578,6 +628,7 @@ impl<'a> Performer<'a> {
                 }
             }
         }
+        self.keep_listeners();
         if generation > 1 {
             match open_log(&settings) {
                 Ok(log) => {

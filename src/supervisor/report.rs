@@ -309,7 +309,9 @@ impl Performer<'_> {
         let age = now.saturating_sub(history.started_us);
         status.totals = totals(&tally);
         status.recent = speed(&tally.recent(now), Tally::window(now).min(age));
-        status.overall = speed(&tally.times(), age);
+        // With systemd's fd store the figures are older than the arbiter.
+        let counted_since = self.scoreboard.as_ref().map_or(history.started_us, |board| board.began());
+        status.overall = speed(&tally.times(), now.saturating_sub(counted_since));
         status
     }
 

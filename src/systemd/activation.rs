@@ -1,9 +1,12 @@
-//! The sockets that systemd passes: LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES (sd_listen_fds(3)).
+//! The fds that systemd passes: LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES (sd_listen_fds(3)). First come the sockets of socket
+//! units, then what lies in the fd store, told apart by their names.
 //!
-//! Owns their adoption and their verification at the door; what does not fit is refused by name, since serving less
+//! Owns the adoption of the sockets and their verification at the door; what does not fit is refused by name, since serving less
 //! than was configured would go unnoticed. Knows nothing of `bind`. Invariant: every fd that leaves here is CLOEXEC,
 //! non-blocking, a stream socket of a family that we serve, and listens.
 
+use super::fdstore::{self, Stored};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{self, AddressFamily, SockaddrLike, SockaddrStorage, sockopt};
 use rgunicorn_protocol::ListenerAddress;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -23,23 +26,29 @@ pub(crate) struct Activated {
 ///
 /// # Errors
 /// A clause for the operator: which fd, by number and name, is not what can be served, and what to change.
-pub(crate) fn adopt() -> Result<Vec<Activated>, String> {
+pub(crate) fn adopt() -> Result<(Vec<Activated>, Vec<Stored>), String> {
     // libsystemd's own pairing with names drops every fd when LISTEN_FDNAMES is missing.
     let descriptors = libsystemd::activation::receive_descriptors(false)
         .map_err(|error| format!("the sockets that systemd passed cannot be taken over: {error}"))?;
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').map(str::to_owned);
-    let mut activated = Vec::with_capacity(descriptors.len());
+    let (mut activated, mut stored) = (Vec::with_capacity(descriptors.len()), Vec::new());
     for descriptor in descriptors {
         let number = descriptor.into_raw_fd();
         let name = names.next().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".into());
         // SAFETY: LISTEN_PID says that this number was opened for this process, libsystemd has just found it open, and
         // this function is its only taker.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        if fdstore::is_stored(&name) {
+            // What is wrong with it is said later; here it only must not be inherited.
+            let _ = fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            stored.push(Stored { name, fd });
+            continue;
+        }
         let address = verify(&fd).map_err(|wrong| format!("fd {number} ({name}), passed by systemd, {wrong}"))?;
         activated.push(Activated { name, number, fd, address });
     }
-    Ok(activated)
+    Ok((activated, stored))
 }
 
 /// Checks that `fd` is a socket that can be served, and makes it CLOEXEC and non-blocking.
@@ -47,7 +56,6 @@ pub(crate) fn adopt() -> Result<Vec<Activated>, String> {
 /// # Errors
 /// A clause that goes on after the fd's name: what it is instead.
 pub(crate) fn verify(fd: &OwnedFd) -> Result<ListenerAddress, String> {
-    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     match socket::getsockopt(fd, sockopt::SockType) {
         Ok(socket::SockType::Stream) => {}
         Ok(socket::SockType::Datagram) => return Err("is a datagram socket: use ListenStream=".into()),

@@ -1,9 +1,10 @@
-//! What systemd gives and wants: sockets, readiness, watchdog.
+//! What systemd gives and wants: sockets, the fd store, readiness, watchdog.
 //!
 //! Owns the conversation with the service manager. Knows nothing of workers. Invariant: without systemd all of it does
 //! nothing, and its failures never stop the service.
 
 pub(crate) mod activation;
+pub(crate) mod fdstore;
 pub(crate) mod notify;
 pub(crate) mod watchdog;
 

@@ -1,15 +1,16 @@
-//! What systemd is told: READY, STATUS, RELOADING, STOPPING, EXTEND_TIMEOUT_USEC, EXIT_STATUS (sd_notify(3)).
+//! What systemd is told: READY, STATUS, RELOADING, STOPPING, EXTEND_TIMEOUT_USEC, FDSTORE, EXIT_STATUS (sd_notify(3)).
 //!
 //! Owns the datagrams and remembers the last STATUS, so that nothing is sent twice. Knows nothing of why. Invariant: it
 //! never waits. `sd_notify::notify` does, when the service manager is slow to read (unix(7), net.unix.max_dgram_qlen), so
 //! only its vocabulary is used here: what cannot be sent at once stays in the outbox, in order, and is tried again.
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use sd_notify::NotifyState;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -19,11 +20,25 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Datagrams kept for a service manager that does not read.
 const MOST: usize = 64;
 
+/// A datagram that could not be sent yet, and the fd that goes with it.
+#[derive(Debug)]
+struct Datagram {
+    text: String,
+    fd: Option<OwnedFd>,
+}
+
+impl Datagram {
+    /// Whether it says nothing that a later one does not say again.
+    fn is_dispensable(&self) -> bool {
+        self.text.starts_with("STATUS=") || self.text.starts_with("WATCHDOG=")
+    }
+}
+
 /// The connection to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     socket: Option<(OwnedFd, UnixAddr)>,
-    outbox: VecDeque<String>,
+    outbox: VecDeque<Datagram>,
     again: Option<Instant>,
     status: String,
 }
@@ -63,7 +78,7 @@ impl Notifier {
     pub(crate) fn status(&mut self, status: String) {
         if status != self.status {
             // One that still waits is not worth sending any more.
-            self.outbox.retain(|waiting| !waiting.starts_with("STATUS="));
+            self.outbox.retain(|waiting| !waiting.text.starts_with("STATUS="));
             self.send(&[NotifyState::Status(&status)]);
             self.status = status;
         }
@@ -72,6 +87,23 @@ impl Notifier {
     /// The loop turned.
     pub(crate) fn watchdog(&mut self) {
         self.send(&[NotifyState::Watchdog]);
+    }
+
+    /// Keep a duplicate of `fd` under this name; whether it is on its way. It is not to be polled: systemd would drop what
+    /// hangs up, and a listener or the handoff never does.
+    pub(crate) fn store(&mut self, name: &str, fd: BorrowedFd<'_>) -> bool {
+        if self.socket.is_none() {
+            return false;
+        }
+        // Its own duplicate, since the caller may close it before the datagram is out.
+        let Ok(fd) = fd.try_clone_to_owned() else { return false };
+        self.push(format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"), Some(fd));
+        true
+    }
+
+    /// Forget what is kept under this name.
+    pub(crate) fn remove_stored(&mut self, name: &str) {
+        self.push(format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None);
     }
 
     /// How the process is about to end.
@@ -92,12 +124,17 @@ impl Notifier {
     }
 
     fn send(&mut self, states: &[NotifyState<'_>]) {
+        self.push(states.iter().map(|state| format!("{state}\n")).collect(), None);
+    }
+
+    fn push(&mut self, text: String, fd: Option<OwnedFd>) {
         if self.socket.is_none() {
             return;
         }
-        self.outbox.push_back(states.iter().map(|state| format!("{state}\n")).collect());
+        self.outbox.push_back(Datagram { text, fd });
         if self.outbox.len() > MOST {
-            self.outbox.pop_front();
+            let least = self.outbox.iter().position(Datagram::is_dispensable).unwrap_or(0);
+            self.outbox.remove(least);
         }
         self.flush();
     }
@@ -107,8 +144,13 @@ impl Notifier {
         let Some((socket, address)) = &self.socket else { return };
         while let Some(datagram) = self.outbox.front() {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match socket::sendto(socket.as_raw_fd(), datagram.as_bytes(), address, flags) {
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => {
+            let fds: Vec<_> = datagram.fd.iter().map(AsRawFd::as_raw_fd).collect();
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
+            let text = [IoSlice::new(datagram.text.as_bytes())];
+            match sendmsg(socket.as_raw_fd(), &text, control, flags, Some(address)) {
+                // ETOOMANYREFS: too many fds of this user are on their way.
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ETOOMANYREFS) => {
                     self.again = Some(Instant::now() + AGAIN);
                     return;
                 }
@@ -142,6 +184,40 @@ mod tests {
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         (folder, manager, Notifier { socket: open(path.as_os_str()), ..Notifier::default() })
+    }
+
+    #[test]
+    fn an_fd_that_cannot_be_stored_at_once_is_stored_later_even_if_it_was_closed_here_meanwhile() {
+        let (folder, manager, mut notifier) = pair();
+        let mut states = 0;
+        while notifier.deadline().is_none() {
+            notifier.status(states.to_string());
+            states += 1;
+        }
+        let file = std::fs::File::create(folder.path().join("kept")).unwrap();
+        assert!(notifier.store("rgunicorn.x", std::os::fd::AsFd::as_fd(&file)));
+        drop(file);
+        for _ in 0..2 * MOST {
+            notifier.watchdog();
+        }
+        while receive(&manager).is_some() {}
+        notifier.poll_again(Instant::now() + AGAIN);
+        manager.set_nonblocking(true).unwrap();
+        let (mut text, mut found) = (vec![0; 4096], None);
+        let mut control = nix::cmsg_space!([i32; 1]);
+        let mut parts = [std::io::IoSliceMut::new(&mut text)];
+        let message =
+            socket::recvmsg::<UnixAddr>(manager.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())
+                .unwrap();
+        let length = message.bytes;
+        for item in message.cmsgs().unwrap() {
+            if let socket::ControlMessageOwned::ScmRights(fds) = item {
+                found = fds.first().copied();
+            }
+        }
+        assert_eq!(String::from_utf8_lossy(&text[..length]), "FDSTORE=1\nFDNAME=rgunicorn.x\nFDPOLL=0\n");
+        // SAFETY: the kernel has just made this fd for us.
+        drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(found.unwrap()) });
     }
 
     fn receive(manager: &UnixDatagram) -> Option<String> {

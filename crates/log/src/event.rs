@@ -61,6 +61,11 @@ events! {
     "rgunicorn instance @RGUNICORN_INSTANCE@ has stopped"
     "All workers have ended."
 
+    IDLE "d1648bcd990a480bbdf82f927ad3b6b6"
+    "rgunicorn instance @RGUNICORN_INSTANCE@ ends because nobody uses it"
+    "No connection was open and no request came for idle_timeout. The socket stays with systemd, and the next \
+    connection starts the instance again. Nothing needs to be done; with idle_timeout = 0 it stays up."
+
     START_FAILED "946ab875f53b4e6eada4c856dbb52c54"
     "rgunicorn instance @RGUNICORN_INSTANCE@ could not start"
     "The record says which setting, listener or file is the cause. Repair it and start the service again; with \
@@ -83,6 +88,12 @@ events! {
     "Instance @RGUNICORN_INSTANCE@ cannot listen"
     "An inherited socket is not one that can be served, or an address cannot be bound: it is in use, or \
     permission is missing. The record names the address and, where known, what holds it."
+
+    FD_REFUSED "022f8e060801449eb87c7e5164a26aba"
+    "Instance @RGUNICORN_INSTANCE@ cannot use what systemd had kept for it"
+    "The service's file descriptor store held something that this version does not understand: of another version, \
+    of another program, or half of what belongs together. It was closed and removed. After an upgrade this is \
+    expected once; connections that waited in it are closed, and clients open new ones."
 
     MOLD_READY "2af283d2bf984806ac94d1a943492249"
     "The mold of generation @RGUNICORN_GENERATION@ is ready"

@@ -138,7 +138,7 @@ pub struct Status {
     pub lanes: u32,
     /// Those with a request.
     pub lanes_busy: u32,
-    /// What was counted since the arbiter started.
+    /// What was counted since the arbiter started, or an arbiter before it whose figures it took over.
     pub totals: Totals,
     /// Connections open now.
     pub connections: u64,
@@ -146,7 +146,7 @@ pub struct Status {
     pub spooled: u64,
     /// How fast it is at present.
     pub recent: Speed,
-    /// How fast it was since the arbiter started.
+    /// How fast it was since `totals` are counted.
     pub overall: Speed,
     /// Workers that died without being asked to.
     pub deaths: u64,

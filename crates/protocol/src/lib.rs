@@ -19,6 +19,9 @@ pub use settings::{ListenerAddress, WorkerSettings};
 /// instances, so both say it by name in the handshake.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The form of the datagrams in the handoff. Raised with each change; connections in another form cannot be taken over.
+pub const HANDOFF_FORM: u8 = 2;
+
 /// The fd at which a mold finds its channel. 3 would be `SD_LISTEN_FDS_START`; a wrapper such as
 /// `opentelemetry-instrument` that looks there must not find a channel.
 pub const CHANNEL_FD: i32 = 63;

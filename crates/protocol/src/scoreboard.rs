@@ -62,7 +62,9 @@ pub(crate) struct Header {
     lane_stride: AtomicU32,
     sheet_head: AtomicU32,
     sum: AtomicU32,
-    reserved: [AtomicU64; 5],
+    /// When the first arbiter made it.
+    began: AtomicU64,
+    reserved: [AtomicU64; 4],
     /// Bytes of all spooled bodies of the instance.
     spooled: AtomicU64,
 }
@@ -119,6 +121,7 @@ impl Scoreboard {
         let header = board.common.head();
         header.magic.store(MAGIC, Ordering::Relaxed);
         header.version.store(VERSION, Ordering::Relaxed);
+        header.began.store(monotonic_us(), Ordering::Relaxed);
         for (field, expected) in board.layout() {
             field.store(expected, Ordering::Relaxed);
         }
@@ -240,6 +243,11 @@ impl Scoreboard {
     /// Adds what an older board counted.
     pub fn carry(&self, tally: &Tally) {
         self.gone.head().carry(tally, monotonic_us());
+    }
+
+    /// Since when it counts, on the clock of [`monotonic_us`].
+    pub fn began(&self) -> u64 {
+        self.common.head().began.load(Ordering::Relaxed)
     }
 
     /// Bytes of all spooled bodies of the instance.

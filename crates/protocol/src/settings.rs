@@ -125,6 +125,9 @@ pub struct WorkerSettings {
     pub listeners: Vec<ListenerAddress>,
     /// Whether the handoff's two fds follow the listeners.
     pub handoff: bool,
+    /// Whether the handoff outlives the instance's processes (the fd store), so that idle connections can wait in it for the
+    /// workers of the next arbiter.
+    pub parks: bool,
     /// Whether the scoreboard's fd follows.
     pub scoreboard: bool,
 }

@@ -23,8 +23,8 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use rgunicorn_http::{self as http, Framing, ProxyHeader};
-use rgunicorn_protocol::ListenerAddress;
 use rgunicorn_protocol::scoreboard::{Counter, monotonic_us};
+use rgunicorn_protocol::{HANDOFF_FORM as FORM, ListenerAddress};
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -33,8 +33,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The record's form. A taker of another form ends the connection, which only an upgrade that changes it could cause.
-const FORM: u8 = 2;
 /// Most bytes that travel with a connection; one that has more stays.
 const MOST_BYTES: usize = 16 * 1024;
 /// Most bytes of a datagram, within any SO_SNDBUF.

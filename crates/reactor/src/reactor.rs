@@ -400,7 +400,8 @@ impl Reactor {
     /// An idle connection of a worker that retires, and with it others that are idle. What nobody can take for now is
     /// offered again until the deadline.
     fn leave_with(self: &Arc<Self>, connection: Box<Connection>) {
-        if !self.successors.load(Ordering::Relaxed) {
+        let successors = self.successors.load(Ordering::Relaxed);
+        if !successors && !self.settings.parks {
             self.end(connection);
             return;
         }
@@ -418,6 +419,9 @@ impl Reactor {
         let stay = self.hand_over_all(leavers);
         if stay.is_empty() {
             self.finish_if_retired();
+        } else if !successors {
+            // Nobody takes anything out before the next arbiter's workers do.
+            stay.into_iter().for_each(|connection| self.end(connection));
         } else {
             *lock(&self.offer_again) = Some(Instant::now() + OFFER_AGAIN);
             stay.into_iter().for_each(|connection| self.put_back(connection));
@@ -439,7 +443,12 @@ impl Reactor {
 
     /// Whether the worker retires and nobody takes its connections over, so that responses must announce their end.
     pub(crate) fn retires_alone(&self) -> bool {
-        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed)
+        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && !self.settings.parks
+    }
+
+    /// Whether what is given away now waits for the next arbiter, if one comes: only who can wait may go then.
+    fn parks(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && self.settings.parks
     }
 
     /// Drops a connection that lives on elsewhere.
@@ -451,7 +460,7 @@ impl Reactor {
 
     /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
     pub(crate) fn offer_requests(self: &Arc<Self>) {
-        if self.lanes.any_free() || !self.shares {
+        if self.lanes.any_free() || !self.shares || self.parks() {
             return;
         }
         loop {

@@ -32,6 +32,8 @@ pub struct ReactorSettings {
     pub health_path: Vec<u8>,
     /// Workers of the instance; with more than one, requests can be given to others.
     pub workers: usize,
+    /// Idle connections of a worker that leaves without successors wait in the handoff for the next arbiter's workers.
+    pub parks: bool,
     /// Resident bytes at which the worker asks for its replacement; 0: never.
     pub max_memory: u64,
     /// Resident bytes at which the worker asks to be killed; 0: never.
@@ -99,6 +101,7 @@ impl ReactorSettings {
             response_buffer: usize::try_from(settings.response_buffer).unwrap_or(usize::MAX),
             health_path: settings.health_path.clone().into_bytes(),
             workers: (settings.workers as usize).max(1),
+            parks: settings.parks && settings.handoff,
             max_memory: settings.max_worker_memory,
             max_memory_hard: settings.max_worker_memory_hard,
             sendfile: settings.sendfile,
