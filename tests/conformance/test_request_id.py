@@ -72,6 +72,15 @@ def test_an_error_has_its_id_in_the_record_and_on_the_page(served):
     assert f"request_id={answer.header('X-Request-ID')}" in server.found("raised on purpose").text
 
 
+def test_what_goes_to_wsgi_errors_has_the_id_of_its_request(serve):
+    """Flask's tracebacks do."""
+    server = serve("flask_app:app", "--worker-class", "gthread", "--threads", 2)
+    server.expect("Exception on")
+    answer = server.get("/error")
+    assert answer.status == 500
+    assert f"request_id={answer.header('X-Request-ID')}" in server.found("Exception on").text
+
+
 def test_a_timeout_has_its_id_in_the_record_and_on_the_page(served):
     server = served("--timeout", 1, "--graceful-timeout", 1)
     server.expect("/hangs has been in the application")

@@ -4,12 +4,15 @@ import re
 import time
 from signal import SIGCONT, SIGSTOP
 
+import pytest
 from harness import until
 from harness.server import ROOT
 from harness.systems import on_both
 
 APP = """
 import os, subprocess, sys, threading
+
+print("imported")
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
@@ -86,6 +89,17 @@ def test_what_the_application_prints_is_a_record_per_line_with_its_workers_field
         assert (record["PRIORITY"], a("GENERATION", record), a("INSTANCE", record)) == (priority, "1", "prints")
         assert a("SLOT", record) in ("1", "2") and record["MESSAGE_ID"]
     assert printed["a line of a child"]["SYSLOG_PID"] != pid == printed["two"]["SYSLOG_PID"]
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_what_is_printed_while_it_is_imported_belongs_to_the_process_that_imports(instance, preload):
+    one = instance(f"imports-{preload}".lower(), {"plain.py": APP}, preload_app=preload).open()
+    one.get("/")
+    wanted = 1 if preload else 2
+    records = until(lambda: len(found := [r for r in one.records() if r["MESSAGE"] == "imported"]) >= wanted and found,
+                    "the lines of the import")
+    assert [a("GENERATION", record) for record in records] == ["1"] * wanted
+    assert sorted(filter(None, (a("SLOT", record) for record in records))) == ([] if preload else ["1", "2"])
 
 
 def test_a_line_that_is_written_in_pieces_is_one_record(instance):

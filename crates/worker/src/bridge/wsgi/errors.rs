@@ -1,7 +1,8 @@
 //! `wsgi.errors`: what the application writes there goes to the error log.
 //!
-//! Owns the line that is not yet ended, per thread (`print` writes a line and its end apart). Invariant: one write of
-//! whole lines is one record, so a traceback that is written at once stays together.
+//! Owns the line that is not yet ended, per thread (`print` writes a line and its end apart), and the id of the thread's
+//! request, so that Flask's tracebacks, which come this way, have it. Invariant: one write of whole lines is one record, so
+//! a traceback that is written at once stays together.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -12,6 +13,8 @@ use std::cell::RefCell;
 
 thread_local! {
     static BEGUN: RefCell<String> = const { RefCell::new(String::new()) };
+    /// The id of the request that this thread works on; empty between requests, and where a thread has several at once.
+    static REQUEST_ID: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Bytes of an unended line that are kept; a longer one is recorded in parts.
@@ -21,17 +24,35 @@ const LONGEST: usize = 16 * 1024;
 #[pyclass(frozen, module = "rgunicorn")]
 pub(super) struct Errors {
     log: Logger,
+    /// A thread works on one request at a time.
+    attributes: bool,
 }
 
 impl Errors {
-    pub(super) fn new(log: Logger) -> Errors {
-        Errors { log }
+    /// `attributes`: a thread works on one request at a time, so that what it writes belongs to that.
+    pub(super) fn new(log: Logger, attributes: bool) -> Errors {
+        Errors { log, attributes }
+    }
+
+    /// The thread works on this request from now on; on none with an empty id.
+    pub(super) fn attribute(&self, id: &[u8]) {
+        if self.attributes {
+            REQUEST_ID.with(|current| {
+                let mut current = current.borrow_mut();
+                current.clear();
+                current.extend_from_slice(id);
+            });
+        }
     }
 
     fn record(&self, text: &str) {
         let text = text.trim_end_matches('\n');
         if !text.is_empty() {
-            slog::error!(self.log, "{}", text; event::APPLICATION_OUTPUT, "stream" => "wsgi.errors");
+            let id = REQUEST_ID.with(|id| {
+                let id = id.borrow();
+                (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
+            });
+            slog::error!(self.log, "{}", text; event::APPLICATION_OUTPUT, "stream" => "wsgi.errors", "request_id" => id);
         }
     }
 

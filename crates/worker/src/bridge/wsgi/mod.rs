@@ -69,7 +69,8 @@ impl WsgiBridge {
         log: Logger,
         access: Option<Arc<AccessLog>>,
     ) -> PyResult<WsgiBridge> {
-        let errors = Bound::new(py, Errors::new(log.clone()))?;
+        let errors =
+            Bound::new(py, Errors::new(log.clone(), matches!(settings.worker_class.as_str(), "sync" | "gthread")))?;
         Ok(WsgiBridge {
             application,
             environs: EnvironTemplate::new(py, settings, errors.as_any())?,
@@ -96,6 +97,7 @@ impl WsgiBridge {
                 return Served::Continue;
             }
         };
+        self.errors.get().attribute(exchange.request_id().unwrap_or_default());
         lane.begin(py, exchange);
         let served = self.call(py, lane, serial, &environ, &kept);
         if let Some(input) = input {
@@ -106,6 +108,7 @@ impl WsgiBridge {
             *lock(&lane.kept) = Some(kept);
         }
         self.errors.get().end_line();
+        self.errors.get().attribute(b"");
         served
     }
 
