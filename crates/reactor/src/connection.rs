@@ -110,6 +110,8 @@ pub(crate) struct Connection {
     begin_until: Option<Instant>,
     /// When the request was complete: its queue time runs from here.
     pub(crate) complete: Option<Instant>,
+    /// When the first bytes of the request in hand were read, if it was not complete then.
+    begun: Option<Instant>,
 }
 
 impl Connection {
@@ -144,6 +146,33 @@ impl Connection {
             fresh: true,
             waited_before: Duration::ZERO,
             complete: None,
+            begun: None,
+        }
+    }
+
+    /// What is lost if the connection ends now, as a sentence; none if it is nothing.
+    pub(crate) fn unfinished(&self, now: Instant) -> Option<String> {
+        let age = self.begun.or(self.complete).map(|at| now.saturating_duration_since(at).as_secs_f64());
+        let age = age.unwrap_or_default();
+        let named = || {
+            let head = self.head.as_deref()?;
+            let text = |span: http::Span| String::from_utf8_lossy(span.of(&self.head_bytes)).escape_debug().to_string();
+            Some(format!("{} {}", text(head.method_span), text(head.target)))
+        };
+        match &self.phase {
+            Phase::Receiving if self.body.is_some() => {
+                let come = self.body.as_ref().map_or(0, |body| body.length());
+                Some(format!("{} is cut off after {age:.1} s: only {come} bytes of its body have come", named()?))
+            }
+            Phase::Receiving if self.is_idle() => None,
+            Phase::Receiving => {
+                Some(format!("A request of {} is cut off after {age:.1} s: its head is not complete", self.peer_text()))
+            }
+            Phase::Answering => Some(format!("{} is cut off after {age:.1} s: no thread was free for it", named()?)),
+            Phase::Flushing { .. } => {
+                Some(format!("A response to {} is cut off: the client has not read all of it", self.peer_text()))
+            }
+            Phase::Lingering { .. } => None,
         }
     }
 
@@ -266,7 +295,10 @@ impl Connection {
             let head = self.head.get_or_insert_with(|| hands.head());
             let input = &self.input[self.start..];
             match self.engine.handle_input(policy, self.trust, input, head, around.now) {
-                Step::NeedMore | Step::Wait => return Verdict::Keep,
+                Step::NeedMore | Step::Wait => {
+                    self.begun.get_or_insert(around.now);
+                    return Verdict::Keep;
+                }
                 Step::Skip { consumed } => self.start += consumed,
                 Step::Proxied { consumed, header } => {
                     self.start += consumed;
@@ -510,6 +542,7 @@ impl Connection {
         around: &Surroundings<'_>,
     ) -> Verdict {
         self.complete = None;
+        self.begun = None;
         self.fresh = false;
         self.continued = false;
         self.waited_before = Duration::ZERO;

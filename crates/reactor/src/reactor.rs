@@ -353,6 +353,10 @@ impl Reactor {
         }
         let over = matches!(*lock(&self.service), Service::Retiring { deadline } if deadline <= now);
         if over {
+            // Those in lanes are named by the standby, once it is sure that they do not come back.
+            for lost in lock(&self.table).unfinished(now) {
+                slog::warn!(self.log, "{} when graceful_timeout was over", lost);
+            }
             self.finish();
         }
     }

@@ -240,6 +240,12 @@ impl Table {
         }));
     }
 
+    /// What is lost with the connections that are here, a sentence for each request that was begun.
+    pub(crate) fn unfinished(&self, now: Instant) -> Vec<String> {
+        let here = self.places.iter().filter_map(|place| place.here.as_ref());
+        here.chain(&self.requests).filter_map(|connection| connection.unfinished(now)).collect()
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
