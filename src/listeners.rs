@@ -6,6 +6,7 @@
 //! as long as the process.
 
 mod bind;
+mod ending;
 mod holder;
 
 use crate::settings::{Bind, Settings};
@@ -78,6 +79,15 @@ impl Listener {
     pub(crate) fn leave_file(&self) {
         if let Origin::Bound { file: Some(file), .. } = &self.origin {
             file.stays.set(true);
+        }
+    }
+
+    /// Nobody is let in any more; what waits in the backlog can still be accepted. To be called before it is closed,
+    /// which resets whatever waits. Only of a socket that we made: others would lose theirs.
+    pub(crate) fn let_nobody_in(&self) {
+        match self.origin {
+            Origin::Bound { .. } => ending::let_nobody_in(&self.fd, &self.address),
+            Origin::Inherited { .. } | Origin::Activated { .. } => {}
         }
     }
 

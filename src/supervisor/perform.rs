@@ -24,7 +24,7 @@ use nix::sys::socket::{self, sockopt};
 use rgunicorn_log::{Log, Printer, Process, event};
 use rgunicorn_protocol::scoreboard::Owner;
 use rgunicorn_protocol::{Channel, FromWorker, Received, Scoreboard, Sheet, ToWorker};
-use slog::{Logger, debug, error, info, warn};
+use slog::{Level, Logger, debug, error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -474,20 +474,25 @@ impl<'a> Performer<'a> {
         if serves {
             for warning in &settings.warnings {
                 warn!(self.logger, "{}", warning; event::SETTINGS_WARNING);
+                self.history.hear(Level::Warning, warning.clone());
             }
             if let Some((_, serving)) = self.generations.last_key_value() {
                 for name in settings.waiting_for_restart(&serving.settings) {
-                    warn!(self.logger, "A new value of {} waits for a restart", name; event::SETTINGS_WARNING);
+                    let text = format!("A new value of {name} waits for a restart");
+                    warn!(self.logger, "{}", text; event::SETTINGS_WARNING);
+                    self.history.hear(Level::Warning, text);
                 }
             }
             let opened = self.listeners.open(&settings)?;
             for remark in opened.remarks {
                 info!(self.logger, "{}", remark);
+                self.history.hear(Level::Info, remark);
             }
             listeners = opened.listeners;
             let news = if generation == 1 { &listeners } else { &opened.new };
             for listener in news {
                 info!(self.logger, "Listening on {}", listener; event::LISTENING);
+                self.history.hear(Level::Info, format!("Listening on {listener}"));
             }
         }
         let plan = plan(&settings, &listeners);
@@ -620,12 +625,36 @@ impl<'a> Performer<'a> {
         let Some(prepared) = self.generations.get(&generation) else { return };
         let settings = Rc::clone(&prepared.settings);
         let kept = prepared.listeners.clone();
-        for (_, older) in self.generations.range_mut(..generation) {
-            for listener in std::mem::take(&mut older.listeners) {
-                // The last reference closes it; an older generation than this one may hold it, too.
-                if !kept.iter().any(|other| Rc::ptr_eq(other, &listener)) && Rc::strong_count(&listener) == 1 {
-                    info!(self.logger, "No longer listening on {}", listener; event::LISTENER_CLOSED);
+        let mut drains = Vec::new();
+        for (number, older) in self.generations.range_mut(..generation) {
+            let mut ending = Vec::new();
+            for (n, listener) in (0..).zip(std::mem::take(&mut older.listeners)) {
+                if kept.iter().any(|other| Rc::ptr_eq(other, &listener)) {
+                    continue;
                 }
+                if listener.is_own() {
+                    listener.let_nobody_in();
+                    ending.push(n);
+                }
+                // The last reference closes it; an older generation than this one may hold it, too.
+                if Rc::strong_count(&listener) == 1 {
+                    let text = format!("No longer listening on {listener}");
+                    info!(self.logger, "{}", text; event::LISTENER_CLOSED);
+                    self.history.hear(Level::Info, text);
+                }
+            }
+            if !ending.is_empty() {
+                drains.extend(
+                    self.peers
+                        .iter()
+                        .filter(|(_, peer)| peer.generation == *number)
+                        .map(|(serial, _)| (*serial, ToWorker::Drain { listeners: ending.clone() })),
+                );
+            }
+        }
+        for (to, message) in drains {
+            if let Err(reason) = self.send(to, &message, &[]) {
+                warn!(self.logger, "{} does not hear that a listener ends: {}", to, reason);
             }
         }
         self.keep_listeners();

@@ -91,6 +91,13 @@ impl History {
         }
     }
 
+    /// Something was recorded that is no [`Record`]: clients that wait for a reload are told.
+    pub(super) fn hear(&mut self, level: Level, text: String) {
+        if !self.waiting.is_empty() {
+            self.progress.push(Answer::Progress { level: level.as_str().to_ascii_lowercase(), text });
+        }
+    }
+
     fn understand(&mut self, record: &Record, text: &str) {
         if let Record::WorkerDied { .. } | Record::MoldDied { .. } = record {
             self.deaths += 1;

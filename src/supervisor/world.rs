@@ -273,7 +273,8 @@ impl World {
                         ToWorker::ReopenLogs
                         | ToWorker::Ping { .. }
                         | ToWorker::Fork { .. }
-                        | ToWorker::Configure(_) => {}
+                        | ToWorker::Configure(_)
+                        | ToWorker::Drain { .. } => {}
                     }
                 }
                 Action::Kill { whom } => {

@@ -40,6 +40,12 @@ pub enum ToWorker {
         /// whose backlog systemd keeps).
         drain_listeners: bool,
     },
+    /// These listeners (numbers in the order of `WorkerSettings::listeners`) end with a reload and let nobody in any
+    /// more: accept what waits in them, and close them. `Retire` follows.
+    Drain {
+        /// From 0.
+        listeners: Vec<u32>,
+    },
     /// Close everything and exit at once (INT, QUIT).
     Stop,
     /// Reopen log files (USR1).

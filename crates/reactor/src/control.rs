@@ -67,6 +67,7 @@ impl Reactor {
                 self.successors.store(*successors, Ordering::SeqCst);
                 self.retire(Duration::from_millis(*deadline_ms), *drain_listeners);
             }
+            ToWorker::Drain { listeners } => self.drain_listeners(listeners),
             ToWorker::Stop => self.finish(),
             ToWorker::ReopenLogs => (control.on_reopen)(),
             ToWorker::Ping { id } => self.tell(&FromWorker::Pong { id: *id }),

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 struct Listener {
-    fd: Socket,
+    /// None: given up. The last duplicate closes the socket, and a client must not be let in where nobody accepts.
+    fd: Option<Socket>,
     address: ListenerAddress,
     watched: bool,
 }
@@ -45,7 +46,7 @@ impl Listeners {
     pub(crate) fn new(listeners: Vec<(OwnedFd, ListenerAddress)>) -> Listeners {
         let all = listeners
             .into_iter()
-            .map(|(fd, address)| Listener { fd: Socket::new(fd), address, watched: false })
+            .map(|(fd, address)| Listener { fd: Some(Socket::new(fd)), address, watched: false })
             .collect();
         Listeners { all, open: false, reserve: spare(), said_full: None }
     }
@@ -71,8 +72,23 @@ impl Reactor {
         self.stop_listening();
         let mut listeners = lock(&self.listeners);
         listeners.open = false;
-        // Addresses are still asked for by requests in flight, so only the fds are made harmless.
+        // Addresses are still asked for by requests in flight, so only the fds go.
+        listeners.all.iter_mut().for_each(|listener| listener.fd = None);
         listeners.reserve = None;
+    }
+
+    /// These listeners end with this worker's generation and let nobody in any more: accepts what waits in them, and
+    /// gives them up.
+    pub(crate) fn drain_listeners(self: &Arc<Self>, ending: &[u32]) {
+        for n in ending {
+            while self.accept_one(*n) {}
+            let mut listeners = lock(&self.listeners);
+            let Some(listener) = listeners.all.get_mut(*n as usize) else { continue };
+            if let Some(fd) = listener.fd.take_if(|_| std::mem::take(&mut listener.watched)) {
+                let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Source::Listener(*n));
+            }
+            listener.fd = None;
+        }
     }
 
     /// Watches the listeners, if the worker accepts and they are not watched already.
@@ -82,10 +98,11 @@ impl Reactor {
             return;
         }
         for (n, listener) in (0_u32..).zip(&mut listeners.all) {
-            if !listener.watched {
+            if !listener.watched
+                && let Some(fd) = &listener.fd
+            {
                 let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
-                let fd = listener.fd.as_fd();
-                match sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_ADD, fd, events, Source::Listener(n)) {
+                match sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_ADD, fd.as_fd(), events, Source::Listener(n)) {
                     Ok(()) => listener.watched = true,
                     Err(error) => slog::error!(self.log, "a listener cannot be watched"; "error" => %error),
                 }
@@ -120,11 +137,11 @@ impl Reactor {
     pub(crate) fn stop_listening(&self) {
         let mut listeners = lock(&self.listeners);
         for (n, listener) in (0_u32..).zip(&mut listeners.all) {
-            if listener.watched {
-                listener.watched = false;
-                let fd = listener.fd.as_fd();
+            if std::mem::take(&mut listener.watched)
+                && let Some(fd) = &listener.fd
+            {
                 // It was added, so it can be deleted; a failure would only mean one wake-up too many.
-                let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd, 0, Source::Listener(n));
+                let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Source::Listener(n));
             }
         }
         drop(listeners);
@@ -138,8 +155,10 @@ impl Reactor {
             self.accept_one(n);
             let mut listeners = lock(&self.listeners);
             let Some(listener) = listeners.all.get_mut(n as usize) else { continue };
-            if listener.watched {
-                let (epoll, fd) = (self.epoll.0.as_fd(), listener.fd.as_fd());
+            if listener.watched
+                && let Some(fd) = &listener.fd
+            {
+                let (epoll, fd) = (self.epoll.0.as_fd(), fd.as_fd());
                 let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
                 let moved = sys::control(epoll, libc::EPOLL_CTL_DEL, fd, 0, Source::Listener(n))
                     .and_then(|()| sys::control(epoll, libc::EPOLL_CTL_ADD, fd, events, Source::Listener(n)));
@@ -171,8 +190,8 @@ impl Reactor {
             if self.finished.load(Ordering::SeqCst) {
                 return false;
             }
-            let accepted = match lock(&self.listeners).all.get(n as usize) {
-                Some(listener) => sys::accept(listener.fd.as_fd()),
+            let accepted = match lock(&self.listeners).all.get(n as usize).and_then(|listener| listener.fd.as_ref()) {
+                Some(fd) => sys::accept(fd.as_fd()),
                 None => return false,
             };
             match accepted {
@@ -211,8 +230,8 @@ impl Reactor {
         }
         let mut listeners = lock(&self.listeners);
         listeners.reserve = None;
-        if let Some(listener) = listeners.all.get(n as usize) {
-            drop(sys::accept(listener.fd.as_fd()));
+        if let Some(fd) = listeners.all.get(n as usize).and_then(|listener| listener.fd.as_ref()) {
+            drop(sys::accept(fd.as_fd()));
         }
         listeners.reserve = spare();
     }

@@ -135,7 +135,7 @@ fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
                 let _ = channel.send(&FromWorker::Pong { id }, &[]);
             }
             ToWorker::Retire { .. } | ToWorker::Stop => break,
-            ToWorker::Configure(_) | ToWorker::Promote | ToWorker::ReopenLogs => {}
+            ToWorker::Configure(_) | ToWorker::Promote | ToWorker::Drain { .. } | ToWorker::ReopenLogs => {}
         }
     }
     0
