@@ -26,11 +26,12 @@ def serve(request, tmp_path):
     """serve("module:variable", "--workers", 2, files={"module.py": ...}) -> a ready Server on 127.0.0.1.
 
     `files`: an application written for this test; without it the application is one of tests/apps. `bind`: other
-    addresses than 127.0.0.1:0. `python`: another interpreter than that of the tests. `wait=False`: return at once.
+    addresses than 127.0.0.1:0. `python`: another interpreter than that of the tests. `wait=False`: return at once. None for `python` or `workers`, and
+    [] for `bind`: the command line says nothing of it.
     """
     servers = []
 
-    def start(app, *arguments, files=None, bind=("127.0.0.1:0",), python=sys.executable, wait=True, **more):
+    def start(app, *arguments, files=None, bind=("127.0.0.1:0",), python=sys.executable, workers=1, wait=True, **more):
         directory = tmp_path / f"server{len(servers)}"
         directory.mkdir()
         chdir = APPS
@@ -41,8 +42,8 @@ def serve(request, tmp_path):
         words = [word for address in bind for word in ("--bind", address)]
         if python:
             words += ["--python", python]
-        if "--workers" not in arguments and "-w" not in arguments:
-            words += ["--workers", 1]
+        if workers and "--workers" not in arguments and "-w" not in arguments:
+            words += ["--workers", workers]
         if "--chdir" not in arguments:
             words += ["--chdir", chdir]
         server = Server(directory, [*words, *arguments, *([app] if app else [])], **more)

@@ -23,7 +23,7 @@ CODE = {
     "a SyntaxError": Broken(r"SyntaxError.*app\.py|app\.py.*SyntaxError", "def app(:\n    pass\n", traceback=True),
     "an import error": Broken(r"No module named 'does_not_exist'", "import does_not_exist\n", traceback=True),
     "an exception at import": Broken(r"RuntimeError: no database", "raise RuntimeError('no database')\n", traceback=True),
-    "sys.exit at import": Broken(r"SystemExit|sys\.exit|exit", "import sys\nsys.exit('not today')\n"),
+    "sys.exit at import": Broken(r"SystemExit|sys\.exit|exit", "import sys\nsys.exit('not today')\n", traceback=True),
     "os._exit at import": Broken(r"exit(ed)? .*(status )?33", "import os\nos._exit(33)\n"),
     "no application": Broken(r"app:app|attribute.*app", "application_of_another_name = None\n"),
 }

@@ -12,7 +12,7 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 from harness import Gate, until
-from harness.processes import alive, open_files
+from harness.processes import alive
 from harness.server import control
 
 
@@ -162,26 +162,6 @@ def test_the_spool_is_one_account_and_a_dead_workers_share_is_given_back(instanc
         os.kill(holder, SIGKILL)
         until(lambda: asked(ctl, "status")["spooled"] == 0, "the dead worker's share to come back")
     assert server.post("/", 50_000 * b"x").status == 200
-
-
-def test_reloads_leave_neither_fds_nor_pages_of_the_scoreboard_behind(instance):
-    server, ctl = instance("plain:app", "--workers", 2)
-
-    def reload_and_settle():
-        assert ctl("reload").returncode == 0
-        until(lambda: [worker for worker in asked(ctl, "workers")["workers"] if worker["state"] != "serving"] == []
-              and len(server.children) == 3, "the old generation to be gone")
-        held = open_files(server.pid)
-        (board,) = [fd for fd, target in held.items() if "rgunicorn-scoreboard" in target]
-        return len(held), Path(f"/proc/{server.pid}/fd/{board}").stat().st_size
-
-    reload_and_settle()
-    reload_and_settle()
-    first = reload_and_settle()
-    for _ in range(10):
-        reload_and_settle()
-    until(lambda: all(now <= then for now, then in zip(reload_and_settle(), first)),
-          "no more fds and pages than after the third reload")
 
 
 # Ordering

@@ -1,0 +1,486 @@
+"""Stories of reloads: what changes, what stays, and what a reload that fails leaves untouched."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from harness import Connection, Gate, until
+from harness.broken import CODE, SETTINGS, Broken
+from harness.http import ConnectionEnded
+from harness.processes import alive, open_files, proportional_memory
+from harness.requirement import command
+from harness.server import APPS, control, write
+
+APP = """
+import os, sys
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    text = {text}
+    start_response("200 OK", [])
+    return [str(text).encode()]
+"""
+PATHS = APP.format(text='{"/pid": os.getpid(), "/prefix": sys.prefix, "/env": os.environ.get("GREETING"), '
+                        '"/multithread": environ["wsgi.multithread"], "/folder": os.getcwd(), '
+                        '"/file": __file__}.get(path, "hello")')
+
+GATED = (APPS / "plain.py").read_text().replace('b"hello\\n"', 'b"hello"')
+
+
+class Instance:
+    """A server with a control socket, and all its settings in a file: a command line would outrank what a reload reads."""
+
+    def __init__(self, serve, directory, settings, files, words=(), **more):
+        self.file = directory / "settings.toml"
+        self.socket = directory / "control.sock"
+        self.port = free_port()
+        self.configure(**settings)
+        self.server = serve("app:app", "-c", self.file, "--control-socket", self.socket, *words, bind=[], python=None,
+                            workers=None, files={"app.py": PATHS} | (files or {}),
+                            env={"PYTHONDONTWRITEBYTECODE": "1"}, **more)
+        self.folder = self.server.app_directory
+
+    def configure(self, lines="", **settings):
+        """Writes the file: `settings` above what each test has, then `lines` as they are."""
+        usual = {"bind": f"127.0.0.1:{self.port}", "python": sys.executable, "workers": 2}
+        named = {name: value for name, value in (usual | settings).items() if not lines.startswith(name)}
+        text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in named.items() if value is not None)
+        self.file.write_text(text + lines)
+
+    def deploy(self, **files):
+        write(self.folder, {name.replace("__", "/") + ".py": text for name, text in files.items()})
+
+    def ctl(self, *words):
+        return control("-s", self.socket, *words, timeout=60)
+
+    def reload(self):
+        """A reload that works: what was said."""
+        done = self.ctl("reload")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def get(self, target, address=None):
+        with self.server.connect(address) as client:
+            return client.get(target).text
+
+    def gone(self, pids):
+        until(lambda: not set(pids) & set(self.server.children), "the old generation to be gone")
+
+    @property
+    def listeners(self):
+        """Address -> inode of the sockets that the arbiter listens on."""
+        held = [target for _, target in sorted(open_files(self.server.pid).items())]
+        sockets = [int(target[8:-1]) for target in held if target.startswith("socket:[")]
+        names = _listening_inodes()
+        return {names[inode]: inode for inode in sockets if inode in names and "control" not in str(names[inode])}
+
+
+def _listening_inodes():
+    found = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[3] == "0A":
+            found[int(columns[9])] = int(columns[1].split(":")[1], 16)
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        columns = line.split(maxsplit=7)
+        if int(columns[3], 16) & 0x10000 and len(columns) == 8:
+            found[int(columns[6])] = columns[7]
+    return found
+
+
+@pytest.fixture
+def instance(serve, tmp_path):
+    """instance(name=value, files=..., words=...): see Instance."""
+
+    def start(files=None, words=(), wait=True, wrapper=(), **settings):
+        return Instance(serve, tmp_path, settings, files, words, wait=wait, wrapper=wrapper)
+
+    return start
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Visitor:
+    """Asks without a pause, each time on a new connection and on a kept one, until `leave`; every answer must be right."""
+
+    def __init__(self, server):
+        self.server, self.answers, self.wrong = server, 0, []
+        self._go_on = True
+        self._thread = threading.Thread(target=self._visit, daemon=True)
+        self._thread.start()
+        until(lambda: self.answers > 2 or self.wrong, "answers")
+        self.before = self.answers
+
+    def _visit(self):
+        with self.server.connect() as kept:
+            while self._go_on:
+                try:
+                    texts = [self.server.get("/").text, kept.get("/").text]
+                except Exception as error:  # noqa: BLE001
+                    self.wrong.append(repr(error))
+                    return
+                self.answers += 2
+                self.wrong += [text for text in texts if text != "hello"]
+
+    def leave(self):
+        until(lambda: self.answers > self.before + 2 or self.wrong, "answers")
+        self._go_on = False
+        self._thread.join(20)
+        assert not self.wrong, self.wrong
+
+
+# What fails is rolled back
+
+HANGS = {"a hang at import": Broken(r"not ready after .* \(boot_timeout\)", "import time\ntime.sleep(1000)\n")}
+
+
+@pytest.mark.parametrize("name", [*CODE, *SETTINGS, *HANGS])
+def test_a_reload_is_rolled_back_and_explained_because_of(instance, name):
+    broken = (CODE | SETTINGS | HANGS)[name]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        reason = broken.reason.replace(r"\{taken\}", address)
+        one = instance(boot_timeout=1.5 if name in HANGS else 120)
+        before = one.server.children
+        visitor = Visitor(one.server)
+        if broken.code is not None:
+            one.deploy(app=broken.code)
+        else:
+            one.configure(broken.settings.replace("{taken}", address))
+        one.server.expect(f"the reload has failed and generation 1 goes on.*{reason}")
+        failed = one.ctl("reload")
+        said = failed.stdout + failed.stderr
+        assert failed.returncode == 1, said
+        one.server.found(f"(?s)the reload has failed and generation 1 goes on.*{reason}", "error")
+        until(lambda: one.server.children == before, "the failed generation to be gone, and only that")
+        visitor.leave()
+    assert "generation 1 goes on" in failed.stderr, said
+    assert re.search(reason, said, re.DOTALL), said
+    assert ("Traceback" in said) == broken.traceback, said
+    assert "reload failed" in one.server.notify.status
+    one.deploy(app=PATHS)
+    one.configure()
+    assert one.reload().endswith("serves\n")
+    until(lambda: "reload failed" not in one.server.notify.status, "a STATUS without the failure")
+    one.gone(before)
+
+
+def test_a_new_worker_that_is_killed_while_it_boots_ends_the_reload(instance):
+    one = instance()
+    before = one.server.children
+    one.deploy(app="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    one.server.expect("the reload has failed and generation 1 goes on.*killed by SIGKILL")
+    failed = one.ctl("reload")
+    assert failed.returncode == 1 and "SIGKILL" in failed.stdout + failed.stderr
+    until(lambda: one.server.children == before, "only the old generation")
+
+
+def test_two_hundred_reloads_leave_nothing_behind(instance):
+    one = instance(workers=1)
+    server = one.server
+
+    def measure():
+        until(lambda: len(server.children) == 2, "one mold and one worker")
+        held = open_files(server.pid)
+        (board,) = [fd for fd, target in held.items() if "rgunicorn-scoreboard" in target]
+        return len(held), os.stat(f"/proc/{server.pid}/fd/{board}").st_size, proportional_memory(server.pid)
+
+    for _ in range(20):
+        one.reload()
+    fds, board, memory = measure()
+    for _ in range(180):
+        one.reload()
+    # The last ones to leave may have fds here until they are reaped.
+    until(lambda: measure()[0] <= fds, "no more fds than before")
+    _, later_board, later_memory = measure()
+    # When generations overlap longer than before a worker gets a new sheet; a leak would be 180 of them.
+    assert later_board <= board + 4 * 65536
+    # A kilobyte for each reload would be a leak; the allocator's own noise is less than half a megabyte.
+    assert later_memory < memory + 512 * 1024, (memory, later_memory)
+    assert '"generation": 201' in one.ctl("--json", "status").stdout
+    assert one.get("/") == "hello"
+
+
+# What changes
+
+
+def test_an_env_file_is_read_anew(instance, tmp_path):
+    file = tmp_path / "app.env"
+    file.write_text("GREETING=hello\n")
+    one = instance(env_file=str(file))
+    assert one.get("/env") == "hello"
+    file.write_text("GREETING='good evening'\n")
+    one.reload()
+    assert one.get("/env") == "good evening"
+
+
+def test_a_current_link_may_be_moved_to_another_release_and_only_a_reload_follows_it(instance, serve, tmp_path):
+    for release in ("1", "2"):
+        write(tmp_path / "releases" / release, {"app.py": PATHS})
+    current = tmp_path / "current"
+    current.symlink_to("releases/1")
+    one = instance(words=("--chdir", current), workers=1, max_requests=3)
+    assert one.get("/file") == f"{tmp_path}/releases/1/app.py"
+    new = tmp_path / "new"
+    new.symlink_to("releases/2")
+    new.rename(current)
+    first = int(one.get("/pid"))
+    # A worker that is replaced before the reload is one of the old release, though it is imported now.
+    until(lambda: int(one.get("/pid")) != first, "a worker of the same generation")
+    assert one.get("/file") == f"{tmp_path}/releases/1/app.py"
+    one.reload()
+    assert one.get("/file") == f"{tmp_path}/releases/2/app.py"
+
+
+def test_another_python_and_a_changed_virtual_environment_are_taken_up(instance, tmp_path):
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    library = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    write(places[1] / library, {"release.py": "number = 1\n"})
+    one = instance(python=f"{places[0]}/bin/python")
+    assert one.get("/prefix") == str(places[0])
+    one.configure(python=f"{places[1]}/bin/python")
+    one.deploy(app=APP.replace("import os, sys", "import sys, release").format(text='f"{sys.prefix} {release.number}"'))
+    one.reload()
+    assert one.get("/") == f"{places[1]} 1"
+    write(places[1] / library, {"release.py": "number = 2222\n"})
+    one.reload()
+    assert one.get("/") == f"{places[1]} 2222"
+
+
+def test_workers_threads_and_the_kind_of_pool_follow_the_settings(instance):
+    one = instance(workers=1)
+    assert one.get("/multithread") == "False"
+    one.configure(workers=3, threads=4)
+    one.reload()
+    until(lambda: len(one.server.workers) == 3, "three workers")
+    assert one.get("/multithread") == "True"
+    one.configure(workers=1, worker_class="sync")
+    one.reload()
+    until(lambda: len(one.server.workers) == 1, "one worker")
+    assert one.get("/multithread") == "False"
+
+
+def test_limits_timeouts_and_logs_follow_the_settings(instance, tmp_path):
+    one = instance()
+    long = "/" + 3000 * "x"
+    assert one.server.get(long).status == 200
+    assert one.server.get("/").header("connection") is None
+    log, errors = tmp_path / "access.log", tmp_path / "error.log"
+    one.configure(limit_request_line=1000, accesslog=str(log), errorlog=str(errors), keepalive=0)
+    one.reload()
+    assert one.server.get(long).status in (400, 414)
+    assert one.server.get("/seen").header("connection") == "close"
+    until(lambda: "GET /seen" in log.read_text(), "the access log")
+    one.reload()
+    assert "Generation 3 serves" in errors.read_text()
+    assert not one.server.log.find("generation 3 serves")
+
+
+@pytest.mark.parametrize("name, value", [("pidfile", "other.pid"), ("control_socket_mode", "0o660")])
+def test_a_setting_that_waits_for_a_restart_says_so_by_its_name(instance, name, value):
+    one = instance()
+    one.configure(**{name: value})
+    said = one.reload()
+    assert re.search(f"new value of {name} .* waits for a restart", said), said
+    assert one.server.log.find(f"{name} .* waits for a restart", "warning")
+
+
+def test_a_number_of_workers_ordered_by_hand_survives_a_reload_that_does_not_change_it(instance):
+    one = instance()
+    one.server.signal(signal.SIGTTIN)
+    until(lambda: len(one.server.workers) == 3, "a third worker")
+    before = one.server.children
+    one.reload()
+    one.gone(before)
+    assert len(one.server.workers) == 3
+
+
+# Listeners
+
+
+def test_listeners_are_kept_by_identity_however_their_order_changes(instance, tmp_path):
+    ports = [free_port() for _ in range(3)]
+    path = tmp_path / "app.sock"
+    binds = [f"127.0.0.1:{ports[0]}", f"unix:{path}", f"127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[2]}"]
+    one = instance(bind=binds[:3])
+    first = one.listeners
+    assert set(first) == {ports[0], ports[1], str(path)}
+    one.configure(bind=binds[::-1])
+    one.reload()
+    second = one.listeners
+    assert {address: second[address] for address in first} == first and set(second) - set(first) == {ports[2]}
+    for address in [("127.0.0.1", port) for port in ports] + [str(path)]:
+        assert one.get("/", address) == "hello"
+
+
+def test_a_failed_reload_opens_and_closes_no_listener(instance):
+    ports = [free_port() for _ in range(2)]
+    one = instance(bind=[f"127.0.0.1:{ports[0]}"])
+    first = one.listeners
+    one.configure(bind=[f"127.0.0.1:{ports[1]}"])
+    one.deploy(app="raise RuntimeError('broken')\n")
+    one.server.expect("the reload has failed")
+    assert one.ctl("reload").returncode == 1
+    until(lambda: one.listeners == first, "the new listener to be closed")
+    with pytest.raises(ConnectionRefusedError):
+        one.server.connect(("127.0.0.1", ports[1]))
+
+
+def test_a_changed_bind_comes_in_addition_to_activated_sockets_and_that_is_explained(instance, tmp_path):
+    path = str(tmp_path / "app.sock")
+    one = instance(bind=None, wait=False, wrapper=[command("systemd-socket-activate"), "-l", path])
+    until(lambda: "Listening on" in one.server.log.text, "systemd-socket-activate to listen")
+    with Connection(path) as client:
+        assert client.get("/").text == "hello"
+    port = free_port()
+    one.configure(bind=f"127.0.0.1:{port}")
+    assert "in addition to what systemd passes" in one.reload()
+    one.server.found("in addition to what systemd passes")
+    for address in (path, ("127.0.0.1", port)):
+        with Connection(address) as client:
+            assert client.get("/").text == "hello"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("threads", [1, 2], ids=["sync", "gthread"])
+def test_what_waits_at_a_listener_that_a_reload_removes_is_answered_before_it_is_closed(instance, tmp_path, kind, threads):
+    address = ("127.0.0.1", free_port()) if kind == "tcp" else str(tmp_path / "second.sock")
+    words = "%s:%d" % address if kind == "tcp" else f"unix:{address}"
+    gates = [Gate(tmp_path, f"gate{n}") for n in range(threads)]
+    first = f"127.0.0.1:{free_port()}"
+    one = instance(bind=[first, words], workers=1, threads=threads, files={"app.py": GATED})
+    busy = [one.server.connect() for _ in gates]
+    for client, gate in zip(busy, gates):
+        client.request(target=gate.target)
+        gate.entered()
+    # The only worker is stopped, so that these wait in the backlog and nowhere else.
+    (worker,) = one.server.workers
+    os.kill(worker, signal.SIGSTOP)
+    waiting = [Connection(address) for _ in range(20)]
+    for client in waiting[::2]:
+        client.request(target="/")
+    one.configure(bind=[first], workers=1, threads=threads)
+    one.reload()
+    os.kill(worker, signal.SIGCONT)
+    one.server.found("No longer listening on")
+    for client in waiting[1::2]:
+        client.request(target="/")
+    for client in waiting:
+        assert client.response().text == "hello"
+        client.close()
+    for client, gate in zip(busy, gates):
+        gate.open()
+        assert client.response().status == 200
+        client.close()
+    until(lambda: not alive(worker), "the old worker to leave")
+    with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+        Connection(address)
+    if kind == "unix":
+        assert not os.path.exists(address)
+    assert one.get("/") == "hello"
+
+
+# Who answers what
+
+
+def test_a_kept_connection_is_answered_by_the_new_generation(instance):
+    one = instance(workers=1)
+    with one.server.connect() as client:
+        old = int(client.get("/pid").text)
+        one.reload()
+        assert int(client.get("/pid").text) != old
+        until(lambda: not alive(old), "the old worker to leave")
+        assert client.get("/").text == "hello"
+
+
+def test_a_request_whose_head_was_begun_is_finished_by_the_old_generation(instance):
+    one = instance(workers=1)
+    with one.server.connect() as client:
+        old = int(client.get("/pid").text)
+        client.send("GET /pid HTTP/1.1\r\nHo")
+        until(lambda: _has_read_all(client), "the worker to read the beginning")
+        one.reload()
+        client.send("st: x\r\n\r\n")
+        assert int(client.response().text) == old
+    until(lambda: not alive(old), "the old worker to leave")
+
+
+def _has_read_all(client):
+    """Nothing of what was sent still waits in the server's socket."""
+    import fcntl
+    import struct
+    import termios
+
+    # SIOCOUTQ says what the peer's TCP has not acknowledged; that the application has read it shows in its queue.
+    local = "%08X:%04X" % (struct.unpack("=I", socket.inet_aton(client.socket.getsockname()[0]))[0],
+                           client.socket.getsockname()[1])
+    assert struct.unpack("i", fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4)))[0] >= 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[2] == local:
+            return columns[4].endswith(":00000000")
+    return False
+
+
+@pytest.mark.parametrize("words", [("--workers", 1), ("--workers", 1, "--threads", 2)], ids=["sync", "gthread"])
+def test_what_outlives_graceful_timeout_is_cut_off_and_named(serve, tmp_path, words):
+    server = serve("plain:app", *words, "--graceful-timeout", 1)
+    gate = Gate(tmp_path)
+    with server.connect() as running, server.connect() as arriving:
+        arriving.send("POST /upload?secret=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegin")
+        until(lambda: _has_read_all(arriving), "the worker to read the beginning")
+        running.request(target=gate.target)
+        old = gate.entered()
+        server.signal(signal.SIGHUP)
+        server.found("generation 2 serves")
+        until(lambda: not alive(old), "the old worker to be gone")
+        for client in (running, arriving):
+            with pytest.raises(ConnectionEnded):
+                client.response()
+        assert server.get("/").status == 200
+    server.found(r"GET /gate.* is cut off after [12]\.\d s", "warning")
+    server.found(r"POST /upload\S* is cut off after [12]\.\d s: only 5 bytes of its body", "warning")
+
+
+# Reloads and other orders
+
+
+def test_reloads_during_a_reload_are_folded_into_one_more(instance, tmp_path):
+    one = instance(workers=1)
+    wait = tmp_path / "wait"
+    one.deploy(app=f"import os, time\nopen({str(tmp_path / 'importing')!r}, 'w').close()\n"
+                   f"while not os.path.exists({str(wait)!r}): time.sleep(0.01)\n" + PATHS)
+    one.server.signal(signal.SIGHUP)
+    until((tmp_path / "importing").exists, "the import to begin")
+    for _ in range(5):
+        one.server.signal(signal.SIGHUP)
+        one.server.found("another reload follows")
+    wait.touch()
+    one.server.found("generation 3 serves")
+    until(lambda: "generation 3" in one.ctl("status").stdout.lower(), "generation 3")
+    assert not one.server.log.find("Generation 4")
+
+
+def test_term_during_a_reload_is_obeyed_at_once(instance, tmp_path):
+    one = instance(workers=1)
+    one.deploy(app=f"import time\nopen({str(tmp_path / 'importing')!r}, 'w').close()\ntime.sleep(1000)\n")
+    one.server.signal(signal.SIGHUP)
+    until((tmp_path / "importing").exists, "the import to begin")
+    assert one.server.stop(within=10) == 0
+
+
+def test_the_exit_statuses_are_in_the_help():
+    assert "Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no instance" in control("--help").stdout
