@@ -19,7 +19,8 @@ use std::process::Command;
 
 /// What belongs to the service's own process and not to a command beside it (sd_listen_fds(3), sd_notify(3),
 /// systemd.exec(5)).
-const SERVICE_ONLY: [&str; 10] = [
+const SERVICE_ONLY: [&str; 11] = [
+    crate::supervisor::STATE_VARIABLE,
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -119,6 +120,7 @@ fn instances_own(invocation: &Invocation, instance: &str) -> Invocation {
         // systemd's WorkingDirectory= default.
         directory: PathBuf::from("/"),
         program: invocation.program.clone(),
+        started_as: invocation.started_as.clone(),
         configuration: invocation.configuration.clone(),
     }
 }

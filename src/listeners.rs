@@ -6,8 +6,11 @@
 //! as long as the process.
 
 mod bind;
+mod carried;
 mod ending;
 mod holder;
+
+pub(crate) use carried::Carried;
 
 use crate::settings::{Bind, Settings};
 use crate::systemd::activation::{Activated, verify};

@@ -5,6 +5,7 @@
 mod control;
 mod exec;
 mod exit;
+mod fds;
 mod listeners;
 mod settings;
 mod supervisor;
@@ -71,13 +72,21 @@ fn tell(failure: &Failure) {
 fn run(invocation: &Invocation) -> Result<Exit, Failure> {
     match command_line::question(&invocation.arguments)? {
         Question::Help => return Ok(answer(&explain::help())),
-        Question::Version => return Ok(answer(concat!("rgunicorn ", env!("CARGO_PKG_VERSION"), "\n"))),
+        Question::Version => return Ok(answer(&format!("rgunicorn {}\n", rgunicorn_protocol::VERSION))),
         Question::Explain(word) => return Ok(answer(&explain::explain(&word)?)),
         Question::Exec { instance, command } => {
             let refusal = exec::exec(invocation, &instance, &command);
             return Err(Failure { exit: refusal.exit, service: false, message: refusal.message });
         }
+        Question::UpgradeCheck => {
+            let refuse = |message| Failure { exit: Exit::Usage, service: false, message };
+            return supervisor::answer_upgrade_check().map(|text| answer(&text)).map_err(refuse);
+        }
         Question::Serve => {}
+    }
+    let fail = |message| Failure { exit: Exit::Failure, service: true, message };
+    if let Some(number) = supervisor::passed() {
+        return supervisor::resume(invocation, number).map_err(fail);
     }
     let settings = Settings::read(invocation)?;
     if settings.print_config {
@@ -86,7 +95,6 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
     if settings.app.is_empty() {
         return Err(Failure { exit: Exit::Usage, service: true, message: NO_APP.to_owned() });
     }
-    let fail = |message| Failure { exit: Exit::Failure, service: true, message };
     if settings.check_config || settings.print_config {
         return supervisor::check(&settings).map_err(fail);
     }
@@ -94,11 +102,14 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
 }
 
 fn invocation() -> Invocation {
+    let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let program = std::env::current_exe().unwrap_or_default();
     Invocation {
         arguments: std::env::args_os().skip(1).collect(),
         environment: std::env::vars_os().collect(),
-        directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-        program: std::env::current_exe().unwrap_or_default(),
+        started_as: supervisor::started_as(std::env::args_os().next(), &program, &directory),
+        directory,
+        program,
         configuration: PathBuf::from(CONFIGURATION),
     }
 }

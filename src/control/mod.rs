@@ -5,7 +5,10 @@
 //! are bounded, so nobody who may connect can make the arbiter grow; a client of another user is not heard, unless
 //! `control_socket_mode` lets others in.
 
+mod carried;
 mod place;
+
+pub(crate) use carried::Carried;
 
 use crate::settings::Settings;
 use nix::errno::Errno;

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) listener: UnixListener,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Device and inode of the socket's file.
-    identity: (u64, u64),
+    pub(super) identity: (u64, u64),
     /// The folder that was made for it, removed with it.
-    folder: Option<PathBuf>,
+    pub(super) folder: Option<PathBuf>,
 }
 
 /// What the environment says of runtime directories.

@@ -4,6 +4,7 @@
 //! `unix:PATH`, `unix://PATH`, `unix:@NAME` (abstract), `fd://N`; and ours, `fdname:NAME`, for a socket that systemd
 //! passes under that FileDescriptorName. Knows no socket: names are resolved and sockets opened elsewhere.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const DEFAULT_PORT: u16 = 8000;
 
 /// One address of `bind`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Bind {
     /// TCP. The host is a name or an address without brackets; empty means all addresses.
     Tcp {

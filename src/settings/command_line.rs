@@ -29,6 +29,8 @@ pub(crate) enum Question {
         /// Program and arguments, at least one.
         command: Vec<OsString>,
     },
+    /// `--upgrade-check`: a running arbiter asks whether this program can take over.
+    UpgradeCheck,
     /// Serve, or check or print the settings: the settings say which.
     Serve,
 }
@@ -61,6 +63,7 @@ pub(crate) fn question(arguments: &[OsString]) -> Result<Question, Fault> {
         ["explain", name] if SETTINGS.iter().any(|setting| setting.flags.contains(name)) => {
             return Ok(Question::Explain((*name).to_owned()));
         }
+        ["--upgrade-check"] => return Ok(Question::UpgradeCheck),
         ["exec", "-h" | "--help", ..] => return Ok(Question::Explain("exec".to_owned())),
         ["exec", instance, rest @ ..] if !instance.starts_with('-') => {
             return match rest {
@@ -129,7 +132,10 @@ pub(crate) fn read(arguments: &[OsString], line: Line) -> Result<Vec<Given>, Vec
         }
     }
     if line == Line::Command && matches.get_flag("upgrade-check") {
-        faults.push(Fault::new(line.origin("--upgrade-check"), "upgrading in place is not supported yet"));
+        faults.push(Fault::new(
+            line.origin("--upgrade-check"),
+            "it stands alone: a running rgunicorn asks a new one so before it is replaced",
+        ));
     }
     if faults.is_empty() { Ok(givens) } else { Err(faults) }
 }

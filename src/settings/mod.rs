@@ -31,6 +31,7 @@ use layers::{Given, Layers};
 use resolve::Purpose;
 use rgunicorn_log::LogSettings;
 use rgunicorn_protocol::{ListenerAddress, WorkerSettings};
+use serde::{Deserialize, Serialize};
 use setting::{OnReload, Setting};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -50,12 +51,14 @@ pub(crate) struct Invocation {
     pub(crate) directory: PathBuf,
     /// The program itself, as the kernel names it (/proc/self/exe).
     pub(crate) program: PathBuf,
+    /// The program as it was started, links and all: what an upgrade executes.
+    pub(crate) started_as: PathBuf,
     /// Where `--instance NAME` finds NAME.toml: /etc/rgunicorn.
     pub(crate) configuration: PathBuf,
 }
 
 /// The kinds of worker pools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub(crate) enum WorkerClass {
     /// One lane per worker.
     #[default]
@@ -97,8 +100,10 @@ impl PartialEq for Answer {
     }
 }
 
-/// One reading of all settings, resolved. A reload makes a new one.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// One reading of all settings, resolved. A reload makes a new one; an upgrade takes it along, and fields that one of the
+/// two versions does not know are left out.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Settings {
     /// `module`, `module:variable` or `module:factory(arguments)`; the worker splits it.
     pub(crate) app: String,
@@ -247,9 +252,29 @@ pub(crate) struct Settings {
     pub(crate) log: LogSettings,
 
     /// Every setting with its value and origin, for `--print-config` and the control socket.
+    #[serde(with = "answers")]
     pub(crate) answers: Vec<Answer>,
     /// What the operator should know, one sentence each; the daemon logs them as warnings at the start and at reloads.
     pub(crate) warnings: Vec<String>,
+}
+
+/// [`Answer`]s as they travel: a setting is known by its name, and one that is no setting any more is left out.
+mod answers {
+    use super::{Answer, table};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Named(String, Option<String>, String);
+
+    pub(super) fn serialize<S: Serializer>(answers: &[Answer], serializer: S) -> Result<S::Ok, S::Error> {
+        let named = |answer: &Answer| Named(answer.setting.name.into(), answer.value.clone(), answer.origin.clone());
+        answers.iter().map(named).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Answer>, D::Error> {
+        let known = |Named(name, value, origin)| Some(Answer { setting: table::find(&name)?, value, origin });
+        Ok(Vec::<Named>::deserialize(deserializer)?.into_iter().filter_map(known).collect())
+    }
 }
 
 impl Settings {

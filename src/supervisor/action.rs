@@ -6,6 +6,7 @@
 use super::event::Serial;
 use super::record::Record;
 use rgunicorn_protocol::{BootFaultKind, ToWorker};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Do this.
@@ -29,6 +30,12 @@ pub(crate) enum Action {
     Commit { generation: u32 },
     /// The generation is gone: drop its settings, and its listeners unless another one uses them.
     Drop { generation: u32 },
+    /// Ask the program that would be executed whether it can take over; answered by `Event::UpgradeChecked`.
+    CheckUpgrade,
+    /// The answer is no longer waited for.
+    AbandonUpgrade,
+    /// Execute it in this process, once all events are dealt with. Comes back as `Event::UpgradeChecked` if that fails.
+    Upgrade,
     /// Reopen the arbiter's own log files.
     ReopenLogs,
     /// Tell systemd.
@@ -53,7 +60,7 @@ pub(crate) enum Notice {
 }
 
 /// How the instance ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     /// As ordered.
     Clean,

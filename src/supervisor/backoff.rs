@@ -3,6 +3,7 @@
 //! Owns the count of failures in a row. Knows no process. Invariant: the first failure costs no delay, since a single
 //! death (an operator's kill, the OOM killer) must be repaired at once; a loop of failures slows down to [`LONGEST`].
 
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Delay after the second failure in a row; doubles from there.
@@ -15,14 +16,15 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(30);
 const CAUTIOUS: u32 = 3;
 
 /// Failures in a row, and when the next try may be made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Backoff {
     failures: u32,
     latest: Option<Failure>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Failure {
+    #[serde(with = "super::moment")]
     at: Instant,
     reason: String,
 }

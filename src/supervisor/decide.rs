@@ -13,7 +13,9 @@ use super::event::{Event, Exit, Findings, Order, Plan, Serial};
 use super::generation::{Generation, Role, STEADY};
 use super::process::{Killed, Phase, Process, Seat};
 use super::record::{Fault, OUT_OF_MEMORY, Record, Tags, seconds};
+use super::upgrade::Upgrade;
 use rgunicorn_protocol::{BootFault, BootFaultKind, FromWorker, ToWorker, VERSION};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// How often systemd is told that a boot goes on, and how much longer it may take each time.
@@ -21,7 +23,7 @@ const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(30);
 
 /// What the instance is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Purpose {
     /// Serve until told to stop.
     Serve,
@@ -30,7 +32,7 @@ pub(crate) enum Purpose {
 }
 
 /// Where the instance is in its life.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Life {
     /// The first generation boots.
     Starting,
@@ -43,7 +45,7 @@ pub(crate) enum Life {
 }
 
 /// How the instance stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Manner {
     /// Requests in flight finish.
     Graceful,
@@ -52,22 +54,22 @@ pub(crate) enum Manner {
 }
 
 /// A reload that is running.
-#[derive(Debug, Clone, PartialEq)]
-struct Reload {
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Reload {
     generation: u32,
     /// Another one was ordered meanwhile.
     again: bool,
 }
 
 /// A number of workers that was ordered by hand, and the setting that it deviates from.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Scale {
     setting: u32,
     workers: u32,
 }
 
 /// See the file's header.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(super) purpose: Purpose,
     pub(super) life: Life,
@@ -75,16 +77,20 @@ pub(crate) struct State {
     pub(super) generations: Vec<Generation>,
     /// Why the latest reload failed, if it did; for STATUS.
     pub(super) reload_failure: Option<String>,
-    reload: Option<Reload>,
+    pub(super) reload: Option<Reload>,
+    pub(super) upgrade: Option<Upgrade>,
     /// A reload that was ordered before the first generation served.
     reload_wanted: bool,
     scale: Option<Scale>,
     serials: u64,
     numbers: u32,
+    #[serde(with = "super::moment::option")]
     extend_at: Option<Instant>,
     /// When everybody is asked next whether they live.
+    #[serde(with = "super::moment::option")]
     pub(super) ping_at: Option<Instant>,
     /// When the next event was to come at the latest.
+    #[serde(with = "super::moment::option")]
     pub(super) due: Option<Instant>,
 }
 
@@ -97,6 +103,7 @@ impl State {
             generations: Vec::new(),
             reload_failure: None,
             reload: None,
+            upgrade: None,
             reload_wanted: false,
             scale: None,
             serials: 0,
@@ -132,6 +139,7 @@ impl State {
             Event::Continued { from } => self.handle_continued(from, now, &mut actions),
             Event::Unresponsive { to } => self.handle_unresponsive(to, now, &mut actions),
             Event::Prepared { generation, plan } => self.handle_prepared(generation, plan, now, &mut actions),
+            Event::UpgradeChecked(answer) => self.handle_upgrade_checked(answer, &mut actions),
             Event::Timer => {}
         }
         self.settle(now, &mut actions);
@@ -146,7 +154,7 @@ impl State {
             Life::Stopping { .. } => generation.processes.values().filter_map(Process::deadline).min(),
             Life::Over => None,
         });
-        generations.chain(self.extend_at).chain(self.ping_at).min()
+        generations.chain(self.extend_at).chain(self.ping_at).chain(self.upgrade_deadline()).min()
     }
 
     /// The generation that serves, if one does.
@@ -168,7 +176,7 @@ impl State {
 
     // What happened.
 
-    fn handle_order(&mut self, order: Order, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn handle_order(&mut self, order: Order, now: Instant, actions: &mut Vec<Action>) {
         match (order, &self.life) {
             (_, Life::Over) => {}
             (Order::Stop, Life::Starting | Life::Serving) => {
@@ -193,8 +201,9 @@ impl State {
                     generation.tell_all(&ToWorker::ReopenLogs, actions);
                 }
             }
-            (Order::Upgrade, Life::Starting | Life::Serving | Life::Stopping { .. }) => {
-                let because = "this version cannot replace its own binary in place; restart the instance";
+            (Order::Upgrade, Life::Starting | Life::Serving) => self.order_upgrade(actions),
+            (Order::Upgrade, Life::Stopping { .. }) => {
+                let because = "the instance stops";
                 actions.push(Action::Record(Record::OrderIgnored { order: "The upgrade", because }));
             }
             (Order::More, Life::Starting | Life::Serving) => self.scale_by(1, now, actions),
@@ -241,12 +250,15 @@ impl State {
                     process.pid = process.pid.or(Some(pid));
                     if process.seat == Seat::Mold {
                         generation.interpreter = interpreter;
+                        generation.module = version.clone();
                     }
                 }
-                if version != VERSION {
+                // Workers have the module of their mold, which may be that of the arbiter before an upgrade.
+                let wanted = if generation.mold == Some(from) { VERSION } else { &generation.module };
+                if version != wanted {
                     let message = format!(
-                        "the worker module is version {version}, this arbiter is version {VERSION}: restart or upgrade \
-                         the instance"
+                        "the worker module is version {version}, this arbiter is version {VERSION}; rgunicornctl upgrade \
+                         (or SIGUSR2) puts the installed version in its place, and nothing is interrupted"
                     );
                     let fault = BootFault { kind: BootFaultKind::Version, message, traceback: None };
                     self.handle_boot_fault(from, fault, now, actions);
@@ -496,6 +508,7 @@ impl State {
             }
             actions.push(Action::Exit(outcome));
         }
+        self.settle_upgrade(now, actions);
         self.settle_extension(now, actions);
         self.settle_pings(now, actions);
     }
@@ -594,7 +607,7 @@ impl State {
 
     /// A dead preloading mold is replaced together with its generation, for all workers must run the same code.
     fn settle_mold_death(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.reload.is_some() || self.life != Life::Serving {
+        if self.reload.is_some() || self.life != Life::Serving || self.executes() {
             return;
         }
         let Some(serving) = self.serving().filter(|serving| serving.mold_is_irreplaceable()) else { return };
@@ -675,6 +688,10 @@ impl State {
     }
 
     fn order_reload(&mut self, actions: &mut Vec<Action>) {
+        if self.executes() {
+            // The next program begins with a reload.
+            return;
+        }
         if let Some(reload) = &mut self.reload {
             reload.again = true;
             let generation = reload.generation;

@@ -385,6 +385,62 @@ fn a_boot_that_takes_long_is_reported_to_systemd_from_time_to_time() {
 }
 
 /// Something that the world does.
+#[test]
+fn an_upgrade_asks_first_then_the_next_program_goes_on_and_replaces_the_workers() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::Upgrade);
+    assert_eq!(count(&world, |record| matches!(record, Record::UpgradeBegins)), 1);
+    assert_eq!(generations(&world), [1, 1], "nothing else happens until the answer comes");
+    world.happen(Event::UpgradeChecked(Ok("0.0.2".into())));
+    assert_eq!(count(&world, |record| matches!(record, Record::Upgraded { .. })), 1);
+    assert_eq!(generations(&world), [1, 1], "workers serve on");
+    world.run();
+    assert_eq!(generations(&world), [2, 2]);
+    assert_eq!(count(&world, |record| matches!(record, Record::WorkerDied { .. })), 0);
+}
+
+#[test]
+fn a_program_that_cannot_take_over_or_does_not_answer_is_not_executed() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::Upgrade);
+    world.happen(Event::UpgradeChecked(Err("it exited with status 1".into())));
+    world.order(Order::Upgrade);
+    world.wait();
+    world.happen(Event::UpgradeChecked(Ok("too late".into())));
+    world.run();
+    assert_eq!(count(&world, |record| matches!(record, Record::UpgradeRefused { .. })), 2);
+    assert_eq!(count(&world, |record| matches!(record, Record::Upgraded { .. })), 0);
+    assert_eq!(generations(&world), [1, 1]);
+}
+
+#[test]
+fn an_upgrade_waits_for_the_end_of_a_reload_and_a_stop_ends_it() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::Reload);
+    world.order(Order::Upgrade);
+    assert_eq!(count(&world, |record| matches!(record, Record::UpgradeBegins)), 0);
+    world.run();
+    assert_eq!(generations(&world), [2, 2]);
+    assert_eq!(count(&world, |record| matches!(record, Record::UpgradeBegins)), 1);
+    world.order(Order::Stop);
+    world.happen(Event::UpgradeChecked(Ok("0.0.2".into())));
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Clean));
+    assert_eq!(count(&world, |record| matches!(record, Record::Upgraded { .. })), 0);
+}
+
+#[test]
+fn workers_of_the_module_before_the_upgrade_are_still_forked_by_their_mold() {
+    let mut world = World::serving(plan(1));
+    world.order(Order::Upgrade);
+    world.plan = Err("broken settings".into());
+    world.happen(Event::UpgradeChecked(Ok("0.0.2".into())));
+    let worker = world.serve()[0];
+    world.die(worker, KILLED);
+    world.run();
+    assert_eq!(generations(&world), [1], "the reload has failed, the old mold goes on");
+}
+
 #[derive(Debug, Clone)]
 enum Deed {
     Order(Order),
@@ -399,6 +455,8 @@ enum Deed {
     Continue(usize),
     Sleep,
     Wait,
+    /// The program that was asked whether it can take over.
+    Answer(bool),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -422,6 +480,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => any::<usize>().prop_map(Deed::Continue),
         1 => Just(Deed::Sleep),
         3 => Just(Deed::Wait),
+        2 => any::<bool>().prop_map(Deed::Answer),
     ]
 }
 
@@ -438,6 +497,10 @@ fn act(world: &mut World, deed: &Deed, preload: bool) {
         }
         Deed::Wait => {
             world.wait();
+        }
+        Deed::Answer(can) => {
+            let answer = if *can { Ok("0.0.2".into()) } else { Err("no".into()) };
+            world.happen(Event::UpgradeChecked(answer));
         }
         Deed::Sleep => world.sleep(Duration::from_secs(100)),
         Deed::Step(index)

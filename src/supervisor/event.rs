@@ -4,11 +4,12 @@
 //! outside can do to the arbiter is one of these, so the decisions can be tested without processes.
 
 use rgunicorn_protocol::FromWorker;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
 /// Names a mold or a worker for the life of the instance. Never used twice, unlike a pid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Serial(pub(crate) u64);
 
 impl fmt::Display for Serial {
@@ -42,6 +43,8 @@ pub(crate) enum Event {
     Unresponsive { to: Serial },
     /// A generation was prepared: settings read, listeners open, or the reason why not.
     Prepared { generation: u32, plan: Result<Plan, String> },
+    /// The program that an upgrade would execute can take over, being of this version; or why not.
+    UpgradeChecked(Result<String, String>),
     /// The next known deadline has come.
     Timer,
 }
@@ -131,7 +134,7 @@ pub(crate) struct Findings {
 }
 
 /// What the decisions need to know of a generation's settings. Everything else stays with the one who performs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// Workers wanted.
     pub(crate) workers: u32,

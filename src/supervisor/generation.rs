@@ -11,6 +11,7 @@ use super::process::{CANCEL_TIME, Killed, MARGIN, Phase, Process, STOP_TIME, Sea
 use super::record::{Record, Tags};
 use super::slot::Slot;
 use rgunicorn_protocol::ToWorker;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ pub(crate) const STEADY: Duration = Duration::from_secs(1);
 pub(crate) const MOST_BOOTING: usize = 64;
 
 /// What a generation is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// It boots; nothing of it is promoted before all of it is ready.
     Incoming,
@@ -32,12 +33,15 @@ pub(crate) enum Role {
 }
 
 /// See the file's header.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Generation {
     pub(crate) number: u32,
     pub(crate) plan: Plan,
     pub(crate) role: Role,
+    #[serde(with = "super::moment")]
     pub(crate) born: Instant,
+    /// The version of the worker module that its mold has loaded, empty until the mold says so.
+    pub(crate) module: String,
     /// The interpreter as the mold names it, empty until then.
     pub(crate) interpreter: String,
     pub(crate) mold: Option<Serial>,
@@ -63,6 +67,7 @@ impl Generation {
             plan,
             role: Role::Incoming,
             born: now,
+            module: String::new(),
             interpreter: String::new(),
             mold: None,
             slots: (1..=workers.max(1)).map(Slot::new).collect(),

@@ -14,6 +14,7 @@ mod event;
 mod evidence;
 mod generation;
 mod memory;
+mod moment;
 mod output;
 mod perform;
 mod pidfile;
@@ -23,8 +24,11 @@ mod record;
 mod report;
 mod signals;
 mod slot;
+mod snapshot;
 mod spawn;
 mod status;
+mod takeover;
+mod upgrade;
 mod vigil;
 #[cfg(test)]
 mod vigil_tests;
@@ -36,19 +40,23 @@ use crate::exit::Exit;
 use crate::settings::{Invocation, Settings};
 use crate::systemd;
 use crate::systemd::watchdog::Watchdog;
-use action::Outcome;
+pub(crate) use takeover::{VARIABLE as STATE_VARIABLE, answer as answer_upgrade_check, passed, started_as};
+
+use action::{Action, Outcome};
 use decide::{Purpose, State};
 use event::Event;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use perform::{Passed, Performer, Source, Token};
 use pidfile::PidFile;
-use rgunicorn_log::{LogSettings, event as id};
+use rgunicorn_log::{Log, LogSettings, Process, event as id};
 use rgunicorn_protocol::BootFaultKind;
 use signals::{Sent, Signals};
 use slog::{error, info, warn};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use takeover::Estate;
 
 /// For how long what the application left behind is killed at the end.
 const ORPHAN_TIME: Duration = Duration::from_secs(2);
@@ -83,9 +91,43 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
     raise_fd_limit();
     let passed = Passed { activated, returned: systemd::fdstore::examine(stored) };
     let source = Source::Serve { invocation, first: Some(Box::new(settings)) };
-    let exit = supervise(Purpose::Serve, source, invocation.program.clone(), log, passed, control);
-    drop(pidfile);
-    exit
+    let mut performer = performer(source, invocation.program.clone(), log, passed, control)?;
+    performer.pidfile = pidfile;
+    supervise(State::begin(Purpose::Serve, Instant::now()), performer)
+}
+
+/// Goes on where another program of this process has stopped: `number` is the fd of what it has left (SIGUSR2).
+///
+/// # Errors
+/// As [`run`], or the state cannot be taken over: the workers then find their channels closed and leave, and systemd
+/// starts the service again.
+pub(crate) fn resume(invocation: &Invocation, number: RawFd) -> Result<Exit, String> {
+    let (estate, passed, control) = Estate::open(number)?;
+    let settings = estate.settings().ok_or("the arbiter before this one has left no settings")?;
+    let (log, trouble) = open_log_or_stderr(&settings)?;
+    let (mut state, from) = (estate.state.clone(), estate.version.clone());
+    let source = Source::Serve { invocation, first: None };
+    let mut performer = performer(source, invocation.program.clone(), log, passed, control)?;
+    if let Some(trouble) = trouble {
+        error!(performer.logger(), "The logs go to stderr, as they cannot be opened: {}", trouble);
+    }
+    performer
+        .take_up(estate, &settings.log.instance)
+        .map_err(|error| format!("what the arbiter before had open is not there: {error}"))?;
+    let first = state.resume(from, Instant::now());
+    supervise((state, first), performer)
+}
+
+/// A log that cannot be opened any more ends no service that runs; the second part says why.
+fn open_log_or_stderr(settings: &Settings) -> Result<(Log, Option<String>), String> {
+    match perform::open_log(settings) {
+        Ok(log) => Ok((log, None)),
+        Err(trouble) => {
+            let log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log.clone() };
+            let log = Log::open(&log, Process::Arbiter).map_err(|error| error.to_string())?;
+            Ok((log, Some(trouble.to_string())))
+        }
+    }
 }
 
 /// `--check-config`: imports the application in its own interpreter and says what is wrong.
@@ -99,28 +141,36 @@ pub(crate) fn check(settings: &Settings) -> Result<Exit, String> {
     settings.log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log };
     let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
     let source = Source::Check { settings: Box::new(settings) };
-    supervise(Purpose::Check, source, program, log, Passed::default(), Control::default())
+    let performer = performer(source, program, log, Passed::default(), Control::default())?;
+    supervise(State::begin(Purpose::Check, Instant::now()), performer)
 }
 
-fn supervise(
-    purpose: Purpose,
-    source: Source<'_>,
+fn failed(what: &str, error: &dyn std::fmt::Display) -> String {
+    format!("the arbiter cannot {what}: {error}")
+}
+
+fn performer<'a>(
+    source: Source<'a>,
     program: PathBuf,
-    log: rgunicorn_log::Log,
+    log: Log,
     passed: Passed,
     control: Control,
-) -> Result<Exit, String> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| format!("the arbiter cannot {what}: {error}");
+) -> Result<Performer<'a>, String> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| failed("wait", &error))?;
+    Performer::new(source, program, log, passed, control, epoll).map_err(|error| failed("begin", &error))
+}
+
+/// Supervises from a state on, whose first actions are not carried out yet.
+fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>) -> Result<Exit, String> {
+    let purpose = state.purpose;
     let signals = Signals::take().map_err(|error| failed("take its signals", &error))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| failed("become the reaper of its workers", &error))?;
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| failed("wait", &error))?;
-    epoll
+    performer
+        .epoll
         .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.to_u64()))
         .map_err(|error| failed("wait for signals", &error))?;
-    let mut performer =
-        Performer::new(source, program, log, passed, control, epoll).map_err(|error| failed("begin", &error))?;
 
-    let outcome = turn(purpose, &signals, &mut performer)?;
+    let outcome = turn(state, first, &signals, &mut performer)?;
 
     if !systemd::is_our_parent() {
         let killed = reap::kill_orphans(ORPHAN_TIME);
@@ -137,10 +187,13 @@ fn supervise(
 }
 
 /// The loop.
-fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> Result<Outcome, String> {
-    let now = Instant::now();
-    let (mut state, first) = State::begin(purpose, now);
-    let mut watchdog = Watchdog::from_environment(now);
+fn turn(
+    mut state: State,
+    first: Vec<Action>,
+    signals: &Signals,
+    performer: &mut Performer<'_>,
+) -> Result<Outcome, String> {
+    let mut watchdog = Watchdog::from_environment(Instant::now());
     for action in first {
         performer.perform(action, &state);
     }
@@ -155,6 +208,15 @@ fn turn(purpose: Purpose, signals: &Signals, performer: &mut Performer<'_>) -> R
             return Ok(outcome);
         }
         performer.report_progress(&state);
+        if !performer.events.is_empty() {
+            // A client that had waited has ordered something else.
+            continue;
+        }
+        if std::mem::take(&mut performer.upgrades) && state.executes() {
+            let reason = performer.execute_upgrade(&state);
+            performer.events.push_back(Event::UpgradeChecked(Err(reason)));
+            continue;
+        }
         performer.notifier.status(state.status());
         let now = Instant::now();
         if watchdog.poll_due(now) {

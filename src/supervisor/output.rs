@@ -15,6 +15,7 @@
 //! - The arbiter ends: it reads what there is, and its workers have ended before it. When it is killed, so are they
 //!   (KillMode=mixed), and nobody is left who would print into a socket without a reader.
 
+use crate::fds;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -22,9 +23,10 @@ use nix::sys::socket::{
     sockopt,
 };
 use rgunicorn_log::{JournalStreams, Log, OutputLog, Printer};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Bytes that are read in one turn of the loop.
 const TURN: usize = 256 << 10;
@@ -43,6 +45,14 @@ pub(super) struct Output {
     /// Which standard streams of the children are replaced.
     streams: JournalStreams,
     log: OutputLog,
+    begun: BTreeMap<i32, Vec<u8>>,
+}
+
+/// [`Output`] on its way into the next program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Carried {
+    pub(super) reader: RawFd,
+    pub(super) writer: RawFd,
     begun: BTreeMap<i32, Vec<u8>>,
 }
 
@@ -65,6 +75,19 @@ impl Output {
         // With less room a process that prints much waits for the arbiter a little earlier.
         let _ = setsockopt(&writer, sockopt::SndBuf, &ROOM);
         Ok(Output { reader, writer, streams, log, begun: BTreeMap::new() })
+    }
+
+    /// The same for the next program of this process (SIGUSR2): those who print notice nothing.
+    pub(super) fn pack(&self) -> Carried {
+        Carried { reader: self.reader.as_raw_fd(), writer: self.writer.as_raw_fd(), begun: self.begun.clone() }
+    }
+
+    /// # Errors
+    /// An fd is not open.
+    pub(super) fn unpack(carried: Carried, instance: &str) -> io::Result<Output> {
+        let (reader, writer) = (fds::adopt(carried.reader)?, fds::adopt(carried.writer)?);
+        let (streams, log) = (JournalStreams::of_this_process(), OutputLog::open(instance)?);
+        Ok(Output { reader, writer, streams, log, begun: carried.begun })
     }
 
     /// What becomes standard output and error of a child: fd and the numbers to place it at.

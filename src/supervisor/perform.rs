@@ -10,9 +10,11 @@ use super::event::{Event, Exit, Findings, Plan, Serial};
 use super::evidence;
 use super::memory::OomCounter;
 use super::output::{self, Output};
+use super::pidfile::PidFile;
 use super::reap::{self, Pause, PidFd};
 use super::report::History;
 use super::spawn;
+use super::takeover::Check;
 use crate::control::{ClientId, Control};
 use crate::listeners::{Listener, Listeners};
 use crate::settings::{Invocation, Settings};
@@ -81,15 +83,15 @@ impl Token {
 /// A mold or a worker that was ordered and is not gone.
 #[derive(Debug)]
 pub(super) struct Peer {
-    channel: Channel,
+    pub(super) channel: Channel,
     /// The channel's end has been reported.
-    ended: bool,
-    pid: Option<i32>,
+    pub(super) ended: bool,
+    pub(super) pid: Option<i32>,
     /// A worker's place.
-    slot: Option<u32>,
+    pub(super) slot: Option<u32>,
     /// `None` before the pid is known, or where the machine lacks fds.
-    process: Option<PidFd>,
-    generation: u32,
+    pub(super) process: Option<PidFd>,
+    pub(super) generation: u32,
     /// A worker's part of the scoreboard.
     pub(super) sheet: Option<Sheet>,
 }
@@ -98,7 +100,7 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) settings: Rc<Settings>,
-    module: PathBuf,
+    pub(super) module: PathBuf,
     pub(super) listeners: Vec<Rc<Listener>>,
 }
 
@@ -125,21 +127,26 @@ pub(super) struct Performer<'a> {
     pub(super) epoll: Epoll,
     pub(super) control: Control,
     pub(super) history: History,
-    source: Source<'a>,
+    pub(super) source: Source<'a>,
     program: PathBuf,
-    log: Log,
+    pub(super) log: Log,
     pub(super) logger: Logger,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     store: FdStore,
     /// Receiving and sending end of what workers hand each other.
-    handoff: (OwnedFd, OwnedFd),
+    pub(super) handoff: (OwnedFd, OwnedFd),
     /// `None` where the machine lacks memory or fds; then there are no figures.
     pub(super) scoreboard: Option<Scoreboard>,
     pub(super) generations: BTreeMap<u32, Prepared>,
     pub(super) peers: BTreeMap<Serial, Peer>,
     oom_kills: OomCounter,
     /// What the application prints, if that goes to the journal.
-    output: Option<Output>,
+    pub(super) output: Option<Output>,
+    /// The program that is asked whether it can take over.
+    pub(super) check: Option<Check>,
+    /// It is to be executed once all events are dealt with.
+    pub(super) upgrades: bool,
+    pub(super) pidfile: Option<PidFile>,
 }
 
 impl<'a> Performer<'a> {
@@ -199,6 +206,9 @@ impl<'a> Performer<'a> {
             peers: BTreeMap::new(),
             oom_kills: OomCounter::new(),
             output,
+            check: None,
+            upgrades: false,
+            pidfile: None,
         })
     }
 
@@ -269,6 +279,9 @@ impl<'a> Performer<'a> {
                 Ok(()) => info!(self.logger, "The log files were opened anew"; event::LOGS_REOPENED),
                 Err(error) => error!(self.logger, "The log files cannot be opened anew: {}", error),
             },
+            Action::CheckUpgrade => self.check_upgrade(state),
+            Action::AbandonUpgrade => self.abandon_upgrade(),
+            Action::Upgrade => self.upgrades = true,
             Action::Notify(notice) => match notice {
                 Notice::Ready => self.notifier.ready(state.status()),
                 Notice::Reloading => self.notifier.reloading(),
@@ -351,6 +364,7 @@ impl<'a> Performer<'a> {
                     self.forget(serial);
                     self.events.push_back(Event::Exited { from: serial, exit, findings });
                 }
+                None if self.conclude_check(pid, exit) => {}
                 None => debug!(self.logger, "An orphan (pid {}) {}", pid, exit),
             }
         }
@@ -713,7 +727,7 @@ fn handoff() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((receive, send))
 }
 
-fn watch<Fd: AsFd>(epoll: &Epoll, fd: Fd, flags: EpollFlags, token: Token) {
+pub(super) fn watch<Fd: AsFd>(epoll: &Epoll, fd: Fd, flags: EpollFlags, token: Token) {
     // It fails only where the kernel has no memory left, or fs.epoll.max_user_watches is reached; then the process is
     // found through SIGCHLD and its deadline.
     let _ = epoll.add(fd, EpollEvent::new(flags, token.to_u64()));

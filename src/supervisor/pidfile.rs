@@ -12,6 +12,16 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
+    /// The one that this process wrote when it was another program.
+    pub(super) fn adopt(path: PathBuf) -> PidFile {
+        PidFile { path }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 use super::event::Serial;
 use super::vigil::{ANSWER_TIME, HALT_TIME};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// From Stop to SIGKILL.
@@ -23,7 +24,7 @@ pub(crate) const LOST_TIME: Duration = Duration::from_secs(2);
 pub(crate) const DEATH_TIME: Duration = Duration::from_secs(5);
 
 /// Where a process belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Seat {
     /// It forks the workers of its generation.
     Mold,
@@ -32,7 +33,7 @@ pub(crate) enum Seat {
 }
 
 /// A mold or a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Process {
     pub(crate) serial: Serial,
     pub(crate) seat: Seat,
@@ -40,41 +41,66 @@ pub(crate) struct Process {
     pub(crate) pid: Option<i32>,
     pub(crate) phase: Phase,
     /// When its channel ended, if it did: the process should be gone at once.
+    #[serde(with = "super::moment::option")]
     pub(crate) lost: Option<Instant>,
     /// Since when it owes an answer to the question whether it lives.
+    #[serde(with = "super::moment::option")]
     pub(crate) asked: Option<Instant>,
     /// It is stopped, as by SIGSTOP or a debugger.
     pub(crate) halted: Option<Halt>,
 }
 
 /// A process is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Halt {
+    #[serde(with = "super::moment")]
     pub(crate) since: Instant,
     pub(crate) signal: i32,
 }
 
 /// What a process is doing.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Ordered, then importing; not ready yet.
-    Booting { since: Instant, deadline: Option<Instant> },
+    Booting {
+        #[serde(with = "super::moment")]
+        since: Instant,
+        #[serde(with = "super::moment::option")]
+        deadline: Option<Instant>,
+    },
     /// It said that it cannot boot, and why; it is about to exit.
-    Faulted { kill_at: Instant },
+    Faulted {
+        #[serde(with = "super::moment")]
+        kill_at: Instant,
+    },
     /// It can fork, or serve; a worker waits for its promotion.
     Ready,
     /// Promoted.
-    Serving { since: Instant },
+    Serving {
+        #[serde(with = "super::moment")]
+        since: Instant,
+    },
     /// It finishes what it has begun.
-    Retiring { kill_at: Instant },
+    Retiring {
+        #[serde(with = "super::moment")]
+        kill_at: Instant,
+    },
     /// It was told to leave at once.
-    Stopping { kill_at: Instant, booting: bool },
+    Stopping {
+        #[serde(with = "super::moment")]
+        kill_at: Instant,
+        booting: bool,
+    },
     /// It was sent SIGKILL.
-    Killed { why: Killed, forget_at: Instant },
+    Killed {
+        why: Killed,
+        #[serde(with = "super::moment")]
+        forget_at: Instant,
+    },
 }
 
 /// Why a process was killed by us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Killed {
     /// It did not boot in time.
     BootTimeout,

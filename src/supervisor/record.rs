@@ -123,6 +123,16 @@ pub(crate) enum Record {
     NotScaled,
     /// An order that means nothing now.
     OrderIgnored { order: &'static str, because: &'static str },
+    /// An upgrade waits for what is going on.
+    UpgradeWaits,
+    /// The program that an upgrade would execute is asked whether it can take over.
+    UpgradeBegins,
+    /// It can and is executed.
+    UpgradeExecutes { version: String },
+    /// It cannot; this one goes on.
+    UpgradeRefused { reason: String, version: &'static str },
+    /// This program has taken over.
+    Upgraded { from: String },
     /// The instance stops.
     Stops { graceful: Option<Duration> },
     /// The instance stops faster than it was told before.
@@ -256,6 +266,16 @@ impl Record {
             }
             Record::NotScaled => warn!(log, "One worker is the least"),
             Record::OrderIgnored { order, because } => warn!(log, "{} is ignored: {}", order, because),
+            Record::UpgradeWaits => info!(log, "The upgrade begins when the running boot is over"),
+            Record::UpgradeBegins => info!(log, "The installed rgunicorn is asked whether it can take over"),
+            Record::UpgradeExecutes { version } => info!(log, "rgunicorn {} takes over", version),
+            Record::UpgradeRefused { reason, version } => error!(
+                log, "The upgrade is refused and rgunicorn {} goes on: {}", version, reason; event::ARBITER_REPLACE_FAILED
+            ),
+            Record::Upgraded { from } => info!(
+                log, "rgunicorn {} has taken over from {}; its workers follow", rgunicorn_protocol::VERSION, from;
+                event::ARBITER_REPLACED
+            ),
             Record::Stops { graceful: Some(graceful) } => {
                 info!(log, "Stopping: requests in flight have {} to finish", seconds(*graceful); event::STOPPING);
             }

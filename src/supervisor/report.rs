@@ -14,6 +14,7 @@ use crate::control::ClientId;
 use crate::settings::explain;
 use rgunicorn_protocol::control::{self as wire, Answer, Happening, Quantiles, Reload, Speed, Status, Totals};
 use rgunicorn_protocol::scoreboard::{Counter, LaneState, Sheet, Tally, Times, monotonic_us};
+use serde::{Deserialize, Serialize};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, o};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -39,6 +40,17 @@ impl Drain for Ear {
 pub(super) struct History {
     ear: Arc<Ear>,
     listener: Logger,
+    /// What is remembered, by the next program of this process too.
+    pub(super) past: Past,
+    /// What those who wait are to be told.
+    progress: Vec<Answer>,
+    /// An upgrade was refused, and those who wait for it have not been told.
+    refused: bool,
+}
+
+/// See [`History`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Past {
     started: f64,
     /// The same on the board's clock.
     started_us: u64,
@@ -52,8 +64,11 @@ pub(super) struct History {
     latest_reload: Option<Reload>,
     /// Clients that wait for the end of a reload, each with its number.
     waiting: Vec<(ClientId, u64)>,
-    /// What they are to be told meanwhile.
-    progress: Vec<Answer>,
+    /// Clients that wait for an upgrade.
+    upgrading: Vec<ClientId>,
+    /// Those of `waiting` whose upgrade has come as far as the reload that ends it.
+    #[serde(default)]
+    upgraded: Vec<ClientId>,
 }
 
 impl Default for History {
@@ -62,22 +77,35 @@ impl Default for History {
         History {
             listener: Logger::root(Arc::clone(&ear), o!()),
             ear,
-            started: unix_time(),
-            started_us: monotonic_us(),
-            serving_since: 0.0,
-            deaths: 0,
-            recycled: 0,
-            latest_death: None,
-            begun: 0,
-            ended: 0,
-            latest_reload: None,
-            waiting: Vec::new(),
+            past: Past {
+                started: unix_time(),
+                started_us: monotonic_us(),
+                serving_since: 0.0,
+                deaths: 0,
+                recycled: 0,
+                latest_death: None,
+                begun: 0,
+                ended: 0,
+                latest_reload: None,
+                waiting: Vec::new(),
+                upgrading: Vec::new(),
+                upgraded: Vec::new(),
+            },
             progress: Vec::new(),
+            refused: false,
         }
     }
 }
 
 impl History {
+    /// That of the program before this one. Whoever has waited for the upgrade waits for the reload that ends it.
+    pub(super) fn of(mut past: Past) -> History {
+        let wanted = past.begun + 1;
+        past.upgraded.clone_from(&past.upgrading);
+        past.waiting.extend(past.upgrading.drain(..).map(|client| (client, wanted)));
+        History { past, ..History::default() }
+    }
+
     /// A record was written with this evidence.
     pub(super) fn note(&mut self, record: &Record, evidence: &Findings) {
         record.write(&self.listener, evidence);
@@ -85,7 +113,7 @@ impl History {
         for (level, text) in heard {
             self.understand(record, &text);
             let matters = level.is_at_least(Level::Info) || matches!(record, Record::WorkerReady { .. });
-            if matters && !self.waiting.is_empty() {
+            if matters && !(self.past.waiting.is_empty() && self.past.upgrading.is_empty()) {
                 self.progress.push(Answer::Progress { level: level.as_str().to_ascii_lowercase(), text });
             }
         }
@@ -93,27 +121,30 @@ impl History {
 
     /// Something was recorded that is no [`Record`]: clients that wait for a reload are told.
     pub(super) fn hear(&mut self, level: Level, text: String) {
-        if !self.waiting.is_empty() {
+        if !self.past.waiting.is_empty() {
             self.progress.push(Answer::Progress { level: level.as_str().to_ascii_lowercase(), text });
         }
     }
 
     fn understand(&mut self, record: &Record, text: &str) {
         if let Record::WorkerDied { .. } | Record::MoldDied { .. } = record {
-            self.deaths += 1;
-            self.latest_death = Some(Happening { at: unix_time(), text: text.to_owned() });
+            self.past.deaths += 1;
+            self.past.latest_death = Some(Happening { at: unix_time(), text: text.to_owned() });
         }
         if let Record::Recycles { .. } = record {
-            self.recycled += 1;
+            self.past.recycled += 1;
         }
         if let Record::ReloadBegins { .. } = record {
-            self.begun += 1;
+            self.past.begun += 1;
         }
         if let Record::Serves { generation, .. } = record {
-            self.serving_since = unix_time();
+            self.past.serving_since = unix_time();
             if *generation > 1 {
                 self.end_reload(*generation, None);
             }
+        }
+        if let Record::UpgradeRefused { .. } = record {
+            self.refused = true;
         }
         if let Record::ReloadNotPrepared { generation, .. } = record {
             self.end_reload(*generation, Some(text.to_owned()));
@@ -124,8 +155,8 @@ impl History {
     }
 
     fn end_reload(&mut self, generation: u32, failure: Option<String>) {
-        self.ended = self.begun;
-        self.latest_reload = Some(Reload { at: unix_time(), generation, failure });
+        self.past.ended = self.past.begun;
+        self.past.latest_reload = Some(Reload { at: unix_time(), generation, failure });
     }
 }
 
@@ -148,7 +179,8 @@ impl Performer<'_> {
     /// Tells those who wait for a reload how it goes. To be called once all events are dealt with.
     pub(super) fn report_progress(&mut self, state: &State) {
         for answer in std::mem::take(&mut self.history.progress) {
-            for (id, _) in &self.history.waiting {
+            let past = &self.history.past;
+            for id in past.waiting.iter().map(|(id, _)| id).chain(&past.upgrading) {
                 self.control.answer(*id, &answer, &self.epoll, control_data);
             }
         }
@@ -156,26 +188,46 @@ impl Performer<'_> {
             Life::Starting | Life::Serving => false,
             Life::Stopping { .. } | Life::Over => true,
         };
-        let ended = self.history.ended;
-        let (ready, waiting) =
-            std::mem::take(&mut self.history.waiting).into_iter().partition(|(_, wanted)| over || *wanted <= ended);
-        self.history.waiting = waiting;
+        if std::mem::take(&mut self.history.refused) || over {
+            let text = if over { "the instance stops" } else { "the upgrade was refused, nothing has changed" };
+            for id in std::mem::take(&mut self.history.past.upgrading) {
+                self.answer_late(id, &Answer::Failed { text: text.to_owned() }, state);
+            }
+        }
+        let ended = self.history.past.ended;
+        let (ready, waiting) = std::mem::take(&mut self.history.past.waiting)
+            .into_iter()
+            .partition(|(_, wanted)| over || *wanted <= ended);
+        self.history.past.waiting = waiting;
         let ready: Vec<(ClientId, u64)> = ready;
         for (id, wanted) in ready {
-            let answer = self.end_of_reload(wanted <= ended, state);
-            self.control.answer(id, &answer, &self.epoll, control_data);
-            let orders = self.control.poll_orders(id, &self.epoll, control_data);
-            self.obey(orders, state);
+            let upgraded = self.history.past.upgraded.contains(&id);
+            self.history.past.upgraded.retain(|other| *other != id);
+            let answer = self.end_of_reload(wanted <= ended, upgraded, state);
+            self.answer_late(id, &answer, state);
         }
     }
 
-    fn end_of_reload(&self, ended: bool, state: &State) -> Answer {
+    fn answer_late(&mut self, id: ClientId, answer: &Answer, state: &State) {
+        self.control.answer(id, answer, &self.epoll, control_data);
+        let orders = self.control.poll_orders(id, &self.epoll, control_data);
+        self.obey(orders, state);
+    }
+
+    fn end_of_reload(&self, ended: bool, upgraded: bool, state: &State) -> Answer {
         let serving = state.serving().map_or(0, |generation| generation.number);
-        match self.history.latest_reload.as_ref().filter(|_| ended) {
+        match self.history.past.latest_reload.as_ref().filter(|_| ended) {
             None => Answer::Failed { text: "the instance stops".into() },
             Some(Reload { failure: None, generation, .. }) => {
                 Answer::Done { text: format!("generation {generation} serves") }
             }
+            Some(Reload { failure: Some(_), .. }) if upgraded => Answer::Failed {
+                text: format!(
+                    "rgunicorn {} has taken over, but the reload that replaces the workers has failed: generation \
+                     {serving} goes on",
+                    rgunicorn_protocol::VERSION
+                ),
+            },
             Some(Reload { failure: Some(_), .. }) => {
                 Answer::Failed { text: format!("the reload has failed, generation {serving} goes on") }
             }
@@ -204,6 +256,7 @@ impl Performer<'_> {
             | wire::Order::ScaleBy { .. }
             | wire::Order::Retire { .. }
             | wire::Order::Reload
+            | wire::Order::Upgrade
                 if stops =>
             {
                 failed("the instance stops")
@@ -223,8 +276,13 @@ impl Performer<'_> {
             }
             wire::Order::Reload => {
                 // One that runs already may have read the settings before they were changed: the next one counts.
-                self.history.waiting.push((id, self.history.begun + 1));
+                self.history.past.waiting.push((id, self.history.past.begun + 1));
                 self.events.push_back(Event::Order(Order::Reload));
+                None
+            }
+            wire::Order::Upgrade => {
+                self.history.past.upgrading.push(id);
+                self.events.push_back(Event::Order(Order::Upgrade));
                 None
             }
         }
@@ -254,7 +312,7 @@ impl Performer<'_> {
     }
 
     fn status(&self, state: &State) -> Status {
-        let history = &self.history;
+        let history = &self.history.past;
         let now = monotonic_us();
         let mut tally = self.scoreboard.as_ref().map(|board| board.gone()).unwrap_or_default();
         let mut status = Status {
@@ -324,7 +382,7 @@ impl Performer<'_> {
 
     fn workers(&self, state: &State) -> Vec<wire::Worker> {
         let (now, now_us) = (Instant::now(), monotonic_us());
-        let age = now_us.saturating_sub(self.history.started_us);
+        let age = now_us.saturating_sub(self.history.past.started_us);
         let mut workers = Vec::new();
         for generation in &state.generations {
             for process in generation.processes.values() {
@@ -469,10 +527,10 @@ mod tests {
     fn a_reload_is_counted_from_its_beginning_to_its_end() {
         let mut history = History::default();
         history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false }, &Findings::default());
-        assert_eq!((history.begun, history.ended), (1, 0));
+        assert_eq!((history.past.begun, history.past.ended), (1, 0));
         history.note(&failed(), &Findings::default());
-        assert_eq!((history.begun, history.ended), (1, 1));
-        assert!(history.latest_reload.unwrap().failure.unwrap().ends_with("no\nTraceback"));
+        assert_eq!((history.past.begun, history.past.ended), (1, 1));
+        assert!(history.past.latest_reload.unwrap().failure.unwrap().ends_with("no\nTraceback"));
     }
 
     #[test]
@@ -480,7 +538,7 @@ mod tests {
         let mut history = History::default();
         history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false }, &Findings::default());
         assert!(history.progress.is_empty());
-        history.waiting.push((1, 2));
+        history.past.waiting.push((1, 2));
         history.note(&failed(), &Findings::default());
         let [Answer::Progress { level, text }] = &history.progress[..] else { panic!("{:?}", history.progress) };
         assert!(level == "error" && text.contains("generation 1 goes on"), "{level} {text}");
@@ -494,7 +552,7 @@ mod tests {
             &Record::Serves { generation: 1, workers: 1, interpreter: String::new(), after },
             &Findings::default(),
         );
-        assert!(history.serving_since > 0.0);
-        assert_eq!(history.latest_reload, None);
+        assert!(history.past.serving_since > 0.0);
+        assert_eq!(history.past.latest_reload, None);
     }
 }

@@ -4,9 +4,10 @@
 //! and one replacement; the incumbent leaves only once the replacement serves.
 
 use super::event::Serial;
+use serde::{Deserialize, Serialize};
 
 /// A place for a worker within one generation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Slot {
     /// From 1.
     pub(crate) number: u32,

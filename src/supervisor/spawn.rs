@@ -82,11 +82,7 @@ fn execute(
     channel: OwnedFd,
     output: Option<(BorrowedFd<'_>, JournalStreams)>,
 ) -> Errno {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        // SAFETY: SIG_DFL is no code of ours. KILL and STOP answer EINVAL, which is fine.
-        let _ = unsafe { signal::sigaction(signal, &default) };
-    }
+    forget_handlers();
     // SAFETY: dup2(2) on a number that this process, which is about to execute, owns alone.
     let placed = unsafe { libc::dup2(channel.as_raw_fd(), CHANNEL_FD) };
     if placed < 0 {
@@ -120,6 +116,77 @@ fn execute(
         Ok(never) => match never {},
         Err(errno) => errno,
     }
+}
+
+/// Gives every signal its default disposition.
+fn forget_handlers() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        // SAFETY: SIG_DFL is no code of ours. KILL and STOP answer EINVAL, which is fine.
+        let _ = unsafe { signal::sigaction(signal, &default) };
+    }
+}
+
+/// Starts `program --upgrade-check`: the fd of `state` goes to it as 3, which the variable says, its words go to `said`.
+///
+/// # Errors
+/// fork(2) failed, or the path contains a NUL: a sentence.
+pub(super) fn spawn_check(program: &Path, variable: &str, state: &OwnedFd, said: &OwnedFd) -> Result<Pid, String> {
+    let path = c_string(program.as_os_str().as_bytes())?;
+    let arguments = [path.clone(), c_string(b"--upgrade-check")?];
+    let environment = own_environment(variable, 3)?;
+    // SAFETY: the arbiter has one thread, so the child may do all that the parent may, until it executes or leaves.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(child),
+        Ok(ForkResult::Child) => {
+            forget_handlers();
+            // SAFETY: dup2(2), write(2) and _exit(2) in a process of one thread that is about to execute or to end; the
+            // numbers are those of open fds, and `said` is placed before 3 is overwritten.
+            unsafe {
+                libc::dup2(said.as_raw_fd(), 1);
+                libc::dup2(said.as_raw_fd(), 2);
+                if state.as_raw_fd() == 3 {
+                    libc::fcntl(3, libc::F_SETFD, 0);
+                } else {
+                    libc::dup2(state.as_raw_fd(), 3);
+                }
+                libc::syscall(libc::SYS_close_range, 4, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            }
+            let _ = signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+            let Err(errno) = nix::unistd::execve(&path, &arguments, &environment);
+            let words = format!("{} cannot be executed: {}", program.display(), errno.desc());
+            // SAFETY: see above.
+            unsafe {
+                libc::write(2, words.as_ptr().cast(), words.len());
+                libc::_exit(127)
+            }
+        }
+        Err(errno) => Err(format!("no process can be made to ask it: {errno}")),
+    }
+}
+
+/// Executes the next program of this process, with the arguments and the environment of this one, and the variable that
+/// names the fd of its state. Returns only if that fails.
+pub(super) fn execute_successor(program: &Path, variable: &str, state: i32) -> String {
+    let arguments: Result<Vec<CString>, String> =
+        std::env::args_os().map(|argument| c_string(argument.as_bytes())).collect();
+    let execute = || {
+        let (path, arguments) = (c_string(program.as_os_str().as_bytes())?, arguments?);
+        let environment = own_environment(variable, state)?;
+        let Err(errno) = nix::unistd::execve(&path, &arguments, &environment);
+        Err::<std::convert::Infallible, String>(errno.desc().to_owned())
+    };
+    let Err(reason) = execute();
+    reason
+}
+
+/// This process's environment and the variable.
+fn own_environment(variable: &str, value: i32) -> Result<Vec<CString>, String> {
+    std::env::vars_os()
+        .filter(|(name, _)| name != variable)
+        .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .chain([c_string(format!("{variable}={value}").as_bytes())])
+        .collect()
 }
 
 /// The signals that molds and workers do not obey (see the worker's `signals`).

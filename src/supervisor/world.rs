@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) records: Vec<Record>,
     pub(super) notices: Vec<Notice>,
     pub(super) outcome: Option<Outcome>,
+    /// The next program is executed once all events are dealt with.
+    executes: bool,
     /// What the next reading of the settings gives.
     pub(super) plan: Result<Plan, String>,
     gone: BTreeSet<Serial>,
@@ -71,6 +73,7 @@ impl World {
             records: Vec::new(),
             notices: Vec::new(),
             outcome: None,
+            executes: false,
             plan: Ok(plan),
             gone: BTreeSet::new(),
             promoted: BTreeSet::new(),
@@ -224,6 +227,15 @@ impl World {
         }
     }
 
+    /// The next program is executed: the state is written down and read, and goes on.
+    fn execute(&mut self) {
+        let written = serde_json::to_string(&self.state).unwrap();
+        self.state = serde_json::from_str(&written).unwrap();
+        assert_eq!(serde_json::to_string(&self.state).unwrap(), written);
+        let actions = self.state.resume("0.0.1".into(), self.now);
+        self.perform(actions);
+    }
+
     fn perform(&mut self, actions: Vec<Action>) {
         let mut replies = Vec::new();
         for action in actions {
@@ -286,14 +298,19 @@ impl World {
                     self.processes.remove(&whom);
                 }
                 Action::Commit { generation } => assert!(self.promoted.contains(&generation)),
-                Action::Drop { .. } | Action::ReopenLogs => {}
+                Action::Drop { .. } | Action::ReopenLogs | Action::CheckUpgrade | Action::AbandonUpgrade => {}
+                Action::Upgrade => self.executes = true,
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Record(record) => self.records.push(record),
                 Action::Exit(outcome) => self.outcome = Some(outcome),
             }
         }
+        let executes = std::mem::take(&mut self.executes);
         for reply in replies {
             self.happen(reply);
+        }
+        if executes && self.state.executes() {
+            self.execute();
         }
     }
 }

@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 const PREFIX: &str = "rgunicorn.";
 const LISTENER: &str = "rgunicorn.listener.";
 const HANDOFF: &str = "rgunicorn.handoff.";
-const SCOREBOARD: &str = "rgunicorn.scoreboard";
+pub(crate) const SCOREBOARD: &str = "rgunicorn.scoreboard";
 /// What systemd calls an fd that was stored without a name.
 const NAMELESS: &str = "stored";
 /// systemd takes names of up to 255 bytes.

@@ -16,7 +16,8 @@ pub(crate) fn is_our_parent() -> bool {
 
 /// Variables that are for the arbiter alone. An application that finds them would adopt our sockets or speak to systemd
 /// in our place.
-pub(crate) const PRIVATE_VARIABLES: [&str; 9] = [
+pub(crate) const PRIVATE_VARIABLES: [&str; 10] = [
+    crate::supervisor::STATE_VARIABLE,
     "LISTEN_PID",
     "LISTEN_PIDFDID",
     "LISTEN_FDS",

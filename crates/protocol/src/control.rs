@@ -47,6 +47,9 @@ pub enum Order {
     },
     /// A new generation; answered when it serves or has failed.
     Reload,
+    /// The installed version takes the arbiter's place; answered when the reload that follows it has ended, or when it
+    /// is refused.
+    Upgrade,
     /// Open the log files anew.
     Reopen,
     /// Stop the instance. The connection ends with it.

@@ -17,7 +17,16 @@ pub use settings::{ListenerAddress, WorkerSettings};
 
 /// The version that arbiter and worker module must share. A package upgrade replaces the module below running
 /// instances, so both say it by name in the handshake.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+///
+/// A packager may give his build a version of its own: `RGUNICORN_VERSION=0.1.0-2 make build`.
+pub const VERSION: &str = match option_env!("RGUNICORN_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Raised when a message changes so that molds and workers of the version before would misunderstand it: they go on
+/// serving while the arbiter is upgraded, and a new arbiter of another protocol refuses to take over.
+pub const PROTOCOL: u32 = 1;
 
 /// The form of the datagrams in the handoff. Raised with each change; connections in another form cannot be taken over.
 pub const HANDOFF_FORM: u8 = 2;

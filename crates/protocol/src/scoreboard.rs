@@ -215,6 +215,17 @@ impl Scoreboard {
         Ok(sheet)
     }
 
+    /// Places that sheets have left.
+    pub fn free(&self) -> &[SheetAt] {
+        &self.free
+    }
+
+    /// The same board with these free places, after [`Scoreboard::adopt`].
+    pub fn with_free(mut self, free: Vec<SheetAt>) -> Scoreboard {
+        self.free = free;
+        self
+    }
+
     /// The sheet of a worker that goes on serving, after [`Scoreboard::adopt`].
     ///
     /// # Errors

@@ -40,12 +40,12 @@ fn main() -> ExitCode {
 fn run(words: &Words) -> Result<(), Failure> {
     let order = match &words.command {
         Command::Help => return say(words::HELP),
-        Command::Version => return say(concat!("rgunicornctl ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Version => return say(&format!("rgunicornctl {}\n", rgunicorn_protocol::VERSION)),
         Command::Order(order) => order.clone(),
         Command::Kill(pid) => Order::Retire { slot: slot_of(words, *pid)? },
     };
     let mut client = Client::connect(words)?;
-    let patient = matches!(order, Order::Reload | Order::Stop { .. });
+    let patient = matches!(order, Order::Reload | Order::Upgrade | Order::Stop { .. });
     client.send(&order, patient)?;
     loop {
         match client.receive()? {

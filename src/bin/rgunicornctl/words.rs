@@ -16,6 +16,8 @@ Commands
   scale N           N workers from now on; +N and -N: so many more or fewer
   retire SLOT       replace the worker of a slot; the new one is ready before the old one leaves
   reload            a new generation: waits until it serves (exit status 0) or has failed (1, and says why)
+  upgrade           run the installed version in place of the running one, with the same pid, then reload;
+                    nothing is interrupted: waits for the end as reload does
   reopen            open the log files anew
   stop [--quick]    stop and wait for the end; with --quick requests in flight are cut off
 
@@ -114,6 +116,7 @@ fn command(words: &[String], quick: bool) -> Result<Command, String> {
         ["worker", "kill", pid] => return Ok(Command::Kill(number(pid)?)),
         ["retire", slot] => Order::Retire { slot: number(slot)? },
         ["reload"] => Order::Reload,
+        ["upgrade"] => Order::Upgrade,
         ["reopen"] => Order::Reopen,
         ["stop"] => Order::Stop { quick },
         ["shutdown"] | ["shutdown", "graceful"] => Order::Stop { quick },

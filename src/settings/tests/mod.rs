@@ -51,6 +51,7 @@ impl World {
             environment: self.environment.clone(),
             directory: self.path("app"),
             program: self.path("usr/bin/rgunicorn"),
+            started_as: PathBuf::new(),
             configuration: self.path("etc"),
         }
     }
@@ -209,7 +210,10 @@ fn the_command_line_is_told_what_is_wrong_with_it() {
             "command line --chdir: chdir = \"/does/not/exist\" cannot be used: /does \
                                                  does not exist",
         ),
-        (&["a:b", "--upgrade-check"], "command line --upgrade-check: upgrading in place is not supported yet"),
+        (
+            &["a:b", "--upgrade-check"],
+            "command line --upgrade-check: it stands alone: a running rgunicorn asks a new one so before it is replaced",
+        ),
     ] {
         assert_eq!(world.error(arguments), text);
     }

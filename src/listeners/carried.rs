@@ -1,0 +1,73 @@
+//! Listeners on their way into the next program of the same process (SIGUSR2).
+//!
+//! Owns the plain form in which they travel; reading one opens and removes nothing. [`Listener::unpack`] makes a
+//! listener of it again, under the same fd.
+
+use super::{Listener, Listeners, Origin, SocketFile};
+use crate::fds;
+use crate::settings::Bind;
+use rgunicorn_protocol::ListenerAddress;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// A listener without its fd.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    pub(crate) fd: RawFd,
+    address: ListenerAddress,
+    origin: From,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum From {
+    Activated { number: i32, name: String },
+    Inherited { number: i32 },
+    Bound { wanted: Bind, file: Option<(PathBuf, u64, u64)> },
+}
+
+impl Listener {
+    pub(crate) fn pack(&self) -> Carried {
+        let origin = match &self.origin {
+            Origin::Activated { number, name } => From::Activated { number: *number, name: name.clone() },
+            Origin::Inherited { number } => From::Inherited { number: *number },
+            Origin::Bound { wanted, file } => From::Bound {
+                wanted: wanted.clone(),
+                file: file.as_ref().map(|file| (file.path.clone(), file.device, file.inode)),
+            },
+        };
+        Carried { fd: self.fd.as_raw_fd(), address: self.address.clone(), origin }
+    }
+
+    /// # Errors
+    /// The fd is not open.
+    pub(crate) fn unpack(carried: Carried) -> std::io::Result<Listener> {
+        let origin = match carried.origin {
+            From::Activated { number, name } => Origin::Activated { number, name },
+            From::Inherited { number } => Origin::Inherited { number },
+            From::Bound { wanted, file } => Origin::Bound { wanted, file: file.map(file_of) },
+        };
+        Ok(Listener { fd: fds::adopt(carried.fd)?, address: carried.address, origin })
+    }
+}
+
+fn file_of((path, device, inode): (PathBuf, u64, u64)) -> SocketFile {
+    SocketFile { path, device, inode, stays: Cell::new(false) }
+}
+
+impl Listeners {
+    /// Every open listener, those of systemd first.
+    pub(crate) fn all(&self) -> Vec<Rc<Listener>> {
+        let own = self.open.iter().filter_map(std::rc::Weak::upgrade);
+        self.activated.iter().cloned().chain(own).collect()
+    }
+
+    /// As if they had been adopted and opened here. The caller keeps those alive that systemd did not pass.
+    pub(crate) fn of(all: &[Rc<Listener>]) -> Listeners {
+        let (activated, own): (Vec<_>, Vec<_>) =
+            all.iter().cloned().partition(|listener| matches!(listener.origin, Origin::Activated { .. }));
+        Listeners { activated, open: own.iter().map(Rc::downgrade).collect(), ..Listeners::default() }
+    }
+}
