@@ -10,7 +10,7 @@ DEMO    := .cache/demo
 # More for pytest: make test PYTEST_ARGS='tests/lifecycle -k respawn'
 PYTEST_ARGS ?=
 
-.PHONY: help build demo test test-rust test-system deb bench fuzz torture lint clean
+.PHONY: help build next demo test test-rust test-system deb bench fuzz torture lint clean
 
 help:
 	@echo 'make demo    build, then serve examples/ on http://127.0.0.1:8000'
@@ -26,6 +26,14 @@ help:
 build:
 	@.ci/require cc=gcc
 	cargo build --release -p rgunicorn -p rgunicorn-worker
+
+# The same sources as another version, for the tests of upgrades: .cache/next.
+NEXT_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)+next
+next:
+	RGUNICORN_VERSION=$(NEXT_VERSION) CARGO_PROFILE_DEV_DEBUG=false \
+	    cargo build --quiet --target-dir $(TARGET)/next -p rgunicorn -p rgunicorn-worker
+	@mkdir -p .cache/next
+	@cp -u $(TARGET)/next/debug/{rgunicorn,rgunicornctl,librgunicorn_worker.so} .cache/next/
 
 $(DEMO)/ready: examples/requirements.txt
 	@.ci/require python3=python3 python3:venv=python3-venv python3:ensurepip=python3-venv
@@ -51,7 +59,7 @@ test-rust:
 	cargo test --workspace --quiet
 
 # A real systemd is booted in namespaces for part of these (tests/harness/box.py): that needs root.
-test-system: build $(VENV)/ready
+test-system: build next $(VENV)/ready
 	@.ci/require curl=curl nginx=nginx dpkg-deb=dpkg systemd-socket-activate=systemd \
 	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux \
 	    mmdebstrap=mmdebstrap /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring

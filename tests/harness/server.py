@@ -82,12 +82,13 @@ class Notifications:
 class Server:
     """rgunicorn in a directory of its own. Tests make it with the `serve` fixture."""
 
-    def __init__(self, directory, arguments, *, cwd=None, env=None, wrapper=(), fds=(), notify=True):
+    def __init__(self, directory, arguments, *, cwd=None, env=None, wrapper=(), fds=(), notify=True, binary=BINARY):
         self.directory = Path(directory)
         self.arguments = [str(argument) for argument in arguments]
         self.cwd = cwd or self.directory
         self.env = env or {}
         self.wrapper = [str(word) for word in wrapper]
+        self.binary = Path(binary)
         self.fds = tuple(fds)
         self.mark = f"TEST_RUN={uuid.uuid4().hex}"
         self.notify = Notifications(self.directory / "notify.sock") if notify else None
@@ -104,7 +105,7 @@ class Server:
         env = clean_environment() | dict([self.mark.split("=")]) | self.env
         if self.notify:
             env["NOTIFY_SOCKET"] = self.notify.path
-        command = [str(BINARY), *self.arguments]
+        command = [str(self.binary), *self.arguments]
         if self.wrapper:
             # systemd-socket-activate passes only what it is told to.
             passed = [word for name in env if self.wrapper[0].endswith("socket-activate") for word in ("-E", name)]
