@@ -92,9 +92,13 @@ impl Name {
     }
 
     fn is_forbidden(&self) -> bool {
-        usize::from(self.len) <= self.bytes.len()
-            && FORBIDDEN_TRAILERS.iter().any(|forbidden| self.as_bytes().eq_ignore_ascii_case(forbidden))
+        usize::from(self.len) <= self.bytes.len() && is_forbidden_trailer(self.as_bytes())
     }
+}
+
+/// Whether a field of this name may not stand in a trailer section (RFC 9110 section 6.5.1).
+pub(crate) fn is_forbidden_trailer(name: &[u8]) -> bool {
+    FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
 }
 
 /// The decoder of one body.

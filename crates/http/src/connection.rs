@@ -574,6 +574,29 @@ impl Connection {
         chunk.overrun
     }
 
+    /// Appends the last chunk and a trailer section, after which only [`Connection::end_response`] may follow.
+    /// `Ok(false)`: nothing was appended, since the body is not in chunks.
+    ///
+    /// # Errors
+    /// A field that may not be sent. Nothing was appended.
+    pub fn end_with_trailers<'f>(
+        &mut self,
+        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, ResponseFault> {
+        let Writing::Body { framing: framing @ BodyFraming::Chunked, .. } = &mut self.writing else { return Ok(false) };
+        let start = out.len();
+        out.extend_from_slice(b"0\r\n");
+        if let Err(fault) = response::write_trailers(fields, out) {
+            out.truncate(start);
+            return Err(fault);
+        }
+        out.extend_from_slice(b"\r\n");
+        // Nothing is left to be said about the body's end.
+        *framing = BodyFraming::Length(0);
+        Ok(true)
+    }
+
     /// Ends the response, and decides what becomes of the connection. Without a response that was begun it closes.
     pub fn end_response(&mut self, policy: &Policy, now: Instant, out: &mut Vec<u8>) -> End {
         let Writing::Body { framing, keep_alive } = self.writing else {

@@ -38,7 +38,7 @@ pub use date::{HttpDate, imf_fixdate};
 pub use head::{Field, Framing, Head, Known, Method, Span, Version};
 pub use policy::{HeaderMap, Policy, ProxyProtocol};
 pub use proxy::ProxyHeader;
-pub use response::{BodyFraming, Chunk, ResponseFault, Started, reason, write_error};
+pub use response::{BodyFraming, Chunk, ResponseFault, Started, phrase, reason, write_error};
 pub use rules::{Excerpt, Rejection, Rule};
 pub use target::{percent_decode_into, valid_host};
 pub use trust::{IpSet, IpSetError, Trust};

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of connections: `connection.rs` decides whether the connection goes on, this file writes that down.
 
+use crate::chunked::is_forbidden_trailer;
 use crate::date::HttpDate;
 use crate::head::{list_members, parse_decimal, trim};
 use crate::scan::is_token;
@@ -269,6 +270,79 @@ pub fn write_error(
         out.extend_from_slice(text.as_bytes());
         out.push(b'\n');
     }
+}
+
+/// The registered reason phrase of a status code (RFC 9110 section 15, and the IANA registry), or nothing.
+pub fn phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        207 => "Multi-Status",
+        208 => "Already Reported",
+        226 => "IM Used",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        418 => "I'm a Teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        451 => "Unavailable For Legal Reasons",
+        506 => "Variant Also Negotiates",
+        508 => "Loop Detected",
+        510 => "Not Extended",
+        511 => "Network Authentication Required",
+        known => match reason(known) {
+            "Error" => "",
+            text => text,
+        },
+    }
+}
+
+/// Writes the fields of a trailer section (RFC 9110 section 6.5.1): those that frame the message or belong to its head
+/// are left out.
+pub(crate) fn write_trailers<'f>(
+    fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+    out: &mut Vec<u8>,
+) -> Result<(), ResponseFault> {
+    for (name, value) in fields {
+        if !is_token(name) {
+            return Err(ResponseFault::FieldName(name.to_vec()));
+        }
+        if !is_field_text(value) {
+            return Err(ResponseFault::FieldValue(name.to_vec()));
+        }
+        if matches!(recognise(name), Role::Application) && !is_forbidden_trailer(name) {
+            write_field(name, value, out);
+        }
+    }
+    Ok(())
 }
 
 /// The reason phrase of the codes that we send ourselves.

@@ -116,6 +116,11 @@ impl Reactor {
         if self.retiring.load(Ordering::SeqCst) {
             let _none_arrives = lock(&self.arrival);
             if self.connections() == 0 && self.lanes.inside() == 0 {
+                // A driver that has something to do before the end sees it in its next turn.
+                if let Some(coroutines) = self.coroutines.as_ref().filter(|coroutines| coroutines.is_held()) {
+                    coroutines.ring();
+                    return;
+                }
                 self.finish();
             }
         }
@@ -130,5 +135,16 @@ impl Reactor {
         self.lanes.finish();
         self.wake_standby();
         self.kick();
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.ring();
+        }
+    }
+
+    /// Until when a worker that retires may serve on.
+    pub fn retirement(&self) -> Option<Instant> {
+        match *lock(&self.service) {
+            Service::Retiring { deadline } => Some(deadline),
+            Service::Booting | Service::Serving | Service::Stopped => None,
+        }
     }
 }

@@ -4,9 +4,13 @@
 //! [`Exchange::finish`] or when it is dropped (the connection is closed then: the response is not complete). Whatever may
 //! wait says so; it is to be called without the interpreter lock. Knows no Python.
 
+mod polling;
 mod reading;
+mod upgrade;
 
+pub use polling::{Client, Read};
 pub use reading::BodyError;
+pub use upgrade::Raw;
 
 use crate::connection::Connection;
 use crate::hands::Hands;
@@ -55,6 +59,8 @@ enum Stage {
     Unanswered,
     /// The head is in `out` or sent.
     Started(BodyFraming),
+    /// The connection speaks another protocol.
+    Upgraded,
     /// The server's own error page was sent: the connection is closed behind it, lingering.
     Failed,
     /// Nothing more may be sent; the connection will be closed.
@@ -88,6 +94,10 @@ pub struct Exchange {
     claimed: bool,
     /// In the head's bytes.
     request_id: Option<Span>,
+    /// The client is gone altogether.
+    gone: bool,
+    /// Until when more of the body is waited for, by a coroutine.
+    body_deadline: Option<Instant>,
 }
 
 /// Body bytes at the beginning of a connection's unconsumed input.
@@ -153,6 +163,8 @@ impl Exchange {
             overrun: false,
             claimed: false,
             request_id,
+            gone: false,
+            body_deadline: None,
         }
     }
 
@@ -311,7 +323,7 @@ impl Exchange {
         match self.stage {
             Stage::Unanswered => false,
             Stage::Started(_) => self.out.is_empty() || self.boxed,
-            Stage::Failed | Stage::Broken => true,
+            Stage::Upgraded | Stage::Failed | Stage::Broken => true,
         }
     }
 
@@ -352,6 +364,15 @@ impl Exchange {
         Ok(started)
     }
 
+    /// Ends a body that is sent in chunks with trailers; only [`Exchange::finish`] may follow. Elsewhere they are dropped.
+    ///
+    /// # Errors
+    /// A field that may not be sent; nothing was encoded.
+    pub fn trailers(&mut self, fields: &[(&[u8], &[u8])]) -> Result<(), ResponseFault> {
+        let (Stage::Started(_), Some(connection)) = (self.stage, self.connection.as_mut()) else { return Ok(()) };
+        connection.engine.end_with_trailers(fields.iter().copied(), &mut self.out).map(drop)
+    }
+
     /// A 103 (RFC 8297), sent at once. Nothing happens on HTTP/1.0 or after the response's head.
     ///
     /// # Errors
@@ -378,7 +399,7 @@ impl Exchange {
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
         match self.stage {
             Stage::Unanswered => return Err(SendError::Fault(ResponseFault::OutOfTurn)),
-            Stage::Failed | Stage::Broken => return Err(gone()),
+            Stage::Upgraded | Stage::Failed | Stage::Broken => return Err(gone()),
             Stage::Started(_) => {}
         }
         let chunk = connection.engine.frame_data(data.len() as u64);
@@ -703,12 +724,14 @@ impl Exchange {
             return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         }
         let now = Instant::now();
-        self.record(now);
+        if self.stage != Stage::Upgraded {
+            self.record(now);
+        }
         let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         self.ready.pass_over(&mut connection);
         match self.stage {
             Stage::Started(_) => {}
-            Stage::Failed => {
+            Stage::Failed | Stage::Upgraded => {
                 self.give_back(connection, false, hands);
                 return finished;
             }
@@ -763,7 +786,9 @@ impl Drop for Exchange {
                 std::mem::forget(connection);
                 return;
             }
-            self.record(Instant::now());
+            if self.stage != Stage::Upgraded {
+                self.record(Instant::now());
+            }
             self.reactor.end(connection);
         }
     }

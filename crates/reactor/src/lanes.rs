@@ -102,6 +102,16 @@ impl Lanes {
         }
     }
 
+    /// A coroutine enters the application. Nobody leads there.
+    pub(crate) fn enter_coroutine(&self) {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A coroutine has ended.
+    pub(crate) fn leave_coroutine(&self) {
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Lane `lane` is back after `call`.
     pub(crate) fn leave(&self, lane: usize, call: Duration) -> Role {
         self.inside.fetch_sub(1, Ordering::Relaxed);

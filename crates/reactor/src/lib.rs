@@ -6,6 +6,7 @@
 mod body;
 mod connection;
 mod control;
+mod coroutines;
 mod exchange;
 mod handoff;
 mod hands;
@@ -26,7 +27,7 @@ mod timers;
 mod token;
 
 pub use body::{BufferedBody, Spool, SpoolError};
-pub use exchange::{BodyError, Exchange, Finished, Flow, SendError};
+pub use exchange::{BodyError, Client, Exchange, Finished, Flow, Raw, Read, SendError};
 pub use hands::Hands;
 pub use lanes::{Lanes, Role};
 pub use offspring::{close_in_child, leave_if_child};

@@ -85,7 +85,7 @@ impl Reactor {
             let mut listeners = lock(&self.listeners);
             let Some(listener) = listeners.all.get_mut(*n as usize) else { continue };
             if let Some(fd) = listener.fd.take_if(|_| std::mem::take(&mut listener.watched)) {
-                let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Source::Listener(*n));
+                let _ = sys::control(self.listening_set(), libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Source::Listener(*n));
             }
             listener.fd = None;
         }
@@ -102,7 +102,7 @@ impl Reactor {
                 && let Some(fd) = &listener.fd
             {
                 let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
-                match sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_ADD, fd.as_fd(), events, Source::Listener(n)) {
+                match sys::control(self.listening_set(), libc::EPOLL_CTL_ADD, fd.as_fd(), events, Source::Listener(n)) {
                     Ok(()) => listener.watched = true,
                     Err(error) => slog::error!(self.log, "a listener cannot be watched"; "error" => %error),
                 }
@@ -121,7 +121,7 @@ impl Reactor {
         }
         let (operation, events) =
             if watch { (libc::EPOLL_CTL_ADD, libc::EPOLLIN | libc::EPOLLEXCLUSIVE) } else { (libc::EPOLL_CTL_DEL, 0) };
-        match sys::control(self.epoll_fd(), operation, handoff.receive(), events, Source::Handoff) {
+        match sys::control(self.listening_set(), operation, handoff.receive(), events, Source::Handoff) {
             Ok(()) => handoff.watched = watch,
             Err(error) => slog::error!(self.log, "the handoff cannot be watched"; "error" => %error),
         }
@@ -141,7 +141,7 @@ impl Reactor {
                 && let Some(fd) = &listener.fd
             {
                 // It was added, so it can be deleted; a failure would only mean one wake-up too many.
-                let _ = sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Source::Listener(n));
+                let _ = sys::control(self.listening_set(), libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Source::Listener(n));
             }
         }
         drop(listeners);
@@ -158,7 +158,7 @@ impl Reactor {
             if listener.watched
                 && let Some(fd) = &listener.fd
             {
-                let (epoll, fd) = (self.epoll.0.as_fd(), fd.as_fd());
+                let (epoll, fd) = (self.listening_set(), fd.as_fd());
                 let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
                 let moved = sys::control(epoll, libc::EPOLL_CTL_DEL, fd, 0, Source::Listener(n))
                     .and_then(|()| sys::control(epoll, libc::EPOLL_CTL_ADD, fd, events, Source::Listener(n)));

@@ -10,6 +10,7 @@
 //! are sequentially consistent, so at least one of them sees the other, and the adder kicks.
 
 use crate::connection::{Connection, Surroundings, Verdict};
+use crate::coroutines::Coroutines;
 use crate::exchange::Exchange;
 use crate::handoff::{Handoff, OFFER_AGAIN};
 use crate::hands::Hands;
@@ -93,7 +94,7 @@ pub struct Inheritance {
 /// See the module.
 pub struct Reactor {
     /// The epoll set, the kick and the channel are no child's: it would take events and orders away from this worker.
-    _marks: [Mark; 3],
+    _marks: Vec<Mark>,
     pub(crate) epoll: Epoll,
     kick: EventFd,
     pub(crate) table: Mutex<Table>,
@@ -129,7 +130,9 @@ pub struct Reactor {
     pub(crate) in_lanes: InLanes,
     pub(crate) request_ids: RequestIds,
     pub(crate) take_stack: TakeStack,
-    flush_log: FlushLog,
+    pub(crate) flush_log: FlushLog,
+    /// What coroutine drivers need; none for threads.
+    pub(crate) coroutines: Option<Coroutines>,
     /// See [`ReactorSettings`].
     pub settings: ReactorSettings,
     /// The worker's root logger.
@@ -167,8 +170,16 @@ impl Reactor {
             Ok(made) => made,
             Err(error) => return Err((channel, error)),
         };
+        let coroutines = match settings.coroutines.then(|| Coroutines::new(lanes)).transpose() {
+            Ok(coroutines) => coroutines,
+            Err(error) => return Err((channel, error)),
+        };
+        let mut marks: Vec<Mark> = [epoll.0.as_fd(), kick.as_fd(), channel.as_fd()].map(Mark::new).into();
+        if let Some(coroutines) = &coroutines {
+            marks.extend([coroutines.front(), coroutines.bell()].map(Mark::new));
+        }
         Ok(Arc::new(Reactor {
-            _marks: [epoll.0.as_fd(), kick.as_fd(), channel.as_fd()].map(Mark::new),
+            _marks: marks,
             epoll,
             kick,
             table: Mutex::new(Table::default()),
@@ -194,6 +205,7 @@ impl Reactor {
             request_ids: RequestIds::new(),
             take_stack: hooks.stack,
             flush_log: hooks.flush_log,
+            coroutines,
             settings,
             log,
         }))
@@ -214,6 +226,10 @@ impl Reactor {
         loop {
             if self.finished.load(Ordering::Relaxed) {
                 return Next::Finished;
+            }
+            if self.coroutines.is_some() && !self.lanes.any_free() {
+                self.turn_without_coroutine(hands);
+                return Next::Nothing;
             }
             let mut table = lock(&self.table);
             if let Some(connection) = table.pop_request() {
@@ -342,7 +358,7 @@ impl Reactor {
     }
 
     /// Deals with every deadline that has passed.
-    fn expire(self: &Arc<Self>) {
+    pub(crate) fn expire(self: &Arc<Self>) {
         let now = Instant::now();
         let out = {
             let mut table = lock(&self.table);
@@ -464,7 +480,8 @@ impl Reactor {
 
     /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
     pub(crate) fn offer_requests(self: &Arc<Self>) {
-        if self.lanes.any_free() || !self.shares || self.parks() {
+        let stuck = self.coroutines.is_some() && self.standby_in_charge.load(Ordering::SeqCst);
+        if self.lanes.any_free() && !stuck || !self.shares || self.parks() {
             return;
         }
         loop {
@@ -566,6 +583,11 @@ impl Reactor {
         lock(&self.table).lend_outbox(token, outbox);
     }
 
+    /// See [`Table::listen`].
+    pub(crate) fn listen_for(&self, token: Token, lane: usize) {
+        lock(&self.table).listen(token, lane);
+    }
+
     pub(crate) fn happened(&self, token: Token) -> Happened {
         lock(&self.table).happened(token)
     }
@@ -609,6 +631,10 @@ impl Reactor {
 
     /// Wakes threads that are blocked in epoll_wait, if there are any: see the lost wake-up above.
     pub(crate) fn kick_pollers(&self) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.ring();
+            return;
+        }
         if self.polling.load(Ordering::SeqCst) > 0 {
             self.kick();
         }

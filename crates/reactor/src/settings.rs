@@ -42,6 +42,8 @@ pub struct ReactorSettings {
     pub sendfile: bool,
     /// Whether requests have ids.
     pub request_id: bool,
+    /// Whether lanes are coroutines of one thread.
+    pub coroutines: bool,
 }
 
 /// `seconds` as a duration; what is negative or no number is zero, "no limit".
@@ -96,7 +98,8 @@ impl ReactorSettings {
             timeout: seconds(settings.timeout),
             send_timeout: seconds(settings.send_timeout),
             queue_timeout: seconds(settings.queue_timeout),
-            request_buffering: settings.request_buffering,
+            // An ASGI application reads the body as it comes.
+            request_buffering: settings.request_buffering && settings.worker_class != "asgi",
             spool: Spool::new(Arc::clone(sheet), settings.spool_limit, settings.request_buffer),
             response_buffer: usize::try_from(settings.response_buffer).unwrap_or(usize::MAX),
             health_path: settings.health_path.clone().into_bytes(),
@@ -106,6 +109,7 @@ impl ReactorSettings {
             max_memory_hard: settings.max_worker_memory_hard,
             sendfile: settings.sendfile,
             request_id: settings.request_id,
+            coroutines: matches!(settings.worker_class.as_str(), "gevent" | "asgi"),
         })
     }
 

@@ -50,6 +50,9 @@ impl Reactor {
     }
 
     fn stand_by(self: &Arc<Self>) {
+        if let Some(coroutines) = &self.coroutines {
+            return self.stand_by_loop(coroutines);
+        }
         let mut hands = Hands::default();
         let mut before = self.lanes.watch();
         let mut watch = Watch::new(self.lanes.count());
@@ -77,7 +80,7 @@ impl Reactor {
     /// The worker is done: the deadline of its retirement has passed, or it was told to stop at once. Lanes that come
     /// back leave by themselves and the interpreter is ended in order; one that stays inside the application would keep
     /// the process until it is killed.
-    fn end_process_if_stuck(&self) {
+    pub(crate) fn end_process_if_stuck(&self) {
         let until = Instant::now() + LEAVE_WITHIN;
         while self.lanes.inside() > 0 {
             if Instant::now() >= until {
@@ -100,7 +103,7 @@ impl Reactor {
 
     /// Looks for what is to be told to the arbiter; gives the instant at which to look again, if any request is in a
     /// lane.
-    fn look_around(&self, watch: &mut Watch) -> Option<Instant> {
+    pub(crate) fn look_around(&self, watch: &mut Watch) -> Option<Instant> {
         let memory = self.watch_memory(&mut watch.growth);
         self.watch_lanes(watch).into_iter().chain(memory).min()
     }

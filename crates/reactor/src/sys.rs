@@ -170,6 +170,17 @@ pub(crate) fn wait_for(fd: BorrowedFd<'_>, events: i16, timeout: i32) -> io::Res
     }
 }
 
+/// Waits until either fd is readable, or `timeout` milliseconds (-1: for ever). Which of them are.
+pub(crate) fn wait_for_two(first: BorrowedFd<'_>, second: BorrowedFd<'_>, timeout: i32) -> (bool, bool) {
+    let entry = |fd: BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut polls = [entry(first), entry(second)];
+    // SAFETY: `polls` lives over the call and has two entries.
+    match check(unsafe { libc::poll(polls.as_mut_ptr(), 2, timeout) } as libc::ssize_t) {
+        Ok(n) if n > 0 => (polls[0].revents != 0, polls[1].revents != 0),
+        Ok(_) | Err(_) => (false, false),
+    }
+}
+
 /// Sets an integer socket option; whether it was taken is of no interest to the callers.
 pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) {
     // SAFETY: the pointer is to one live i32 and the length is its size.

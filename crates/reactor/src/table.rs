@@ -58,6 +58,10 @@ struct Place {
     queued: bool,
     armed: Armed,
     outbox: Option<SharedOutbox>,
+    /// The lane that is to be woken by what happens while the connection is out.
+    lane: Option<usize>,
+    /// The lane stands in `woken`.
+    woken: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +73,8 @@ pub(crate) struct Table {
     /// Complete requests that wait for a lane.
     requests: VecDeque<Box<Connection>>,
     timers: Timers,
+    /// Lanes that something has happened to, each once.
+    woken: Vec<(Token, usize)>,
     used: usize,
 }
 
@@ -103,7 +109,46 @@ impl Table {
             self.ready.push_back(token);
             return true;
         }
+        self.wake_lane(token);
         false
+    }
+
+    /// Wakes the lane that listens for a connection which is out.
+    fn wake_lane(&mut self, token: Token) {
+        let Some(place) = self.place(token) else { return };
+        if let (None, Some(lane), false) = (&place.here, place.lane, place.woken) {
+            place.woken = true;
+            self.woken.push((token, lane));
+        }
+    }
+
+    /// Events of a connection that is out are told to `lane` from now on, and what has happened already at once.
+    pub(crate) fn listen(&mut self, token: Token, lane: usize) {
+        let Some(place) = self.place(token) else { return };
+        place.lane = Some(lane);
+        if place.happened.any() {
+            self.wake_lane(token);
+        }
+    }
+
+    /// Takes the lanes that are to be woken. One whose connection is gone meanwhile is left out.
+    pub(crate) fn take_woken(&mut self) -> Vec<usize> {
+        let woken = std::mem::take(&mut self.woken);
+        woken
+            .into_iter()
+            .filter(|(token, lane)| {
+                self.place(*token).is_some_and(|place| {
+                    place.woken = false;
+                    place.lane == Some(*lane)
+                })
+            })
+            .map(|(_, lane)| lane)
+            .collect()
+    }
+
+    /// Whether a turn of the loop would find something.
+    pub(crate) fn has_work_for_loop(&self) -> bool {
+        self.has_work() || !self.woken.is_empty()
     }
 
     /// Takes the next connection that something has happened to. It is out until [`Table::put_back`].
@@ -123,6 +168,7 @@ impl Table {
         let token = connection.token;
         let Some(place) = self.places.get_mut(token.index as usize) else { return false };
         place.outbox = None;
+        place.lane = None;
         self.timers.arm(&mut place.armed, token, deadline);
         place.happened.readable |= connection.wants_turn();
         place.here = Some(connection);
@@ -263,6 +309,7 @@ impl Table {
             });
             let Some(token) = due else { return out };
             if self.is_out(token) {
+                self.wake_lane(token);
                 out.push(token);
             } else {
                 self.note(token, Happened { expired: true, ..Happened::default() });

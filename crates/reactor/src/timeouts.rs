@@ -17,6 +17,7 @@ use rgunicorn_log::event;
 use rgunicorn_protocol::FromWorker;
 use rgunicorn_protocol::scoreboard::{Counter, Glance, LaneState, Running, monotonic_us};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -124,7 +125,11 @@ impl Reactor {
             };
             if age >= limit {
                 watch.dealt_with[lane] = glance.request;
-                self.time_out(lane, glance);
+                match self.coroutines.as_ref().filter(|_| !self.standby_in_charge.load(Ordering::SeqCst)) {
+                    // Only the loop knows where the coroutine stands.
+                    Some(coroutines) => coroutines.note_overdue(lane),
+                    None => self.time_out(lane, glance, None),
+                }
                 continue;
             }
             let at = start + Duration::from_micros(limit - age);
@@ -136,9 +141,16 @@ impl Reactor {
         next
     }
 
-    fn time_out(&self, lane: usize, glance: Glance) {
+    /// The `timeout` of a lane has passed, and its stack is this, or that of its thread.
+    pub fn time_out_lane(&self, lane: usize, stack: Option<String>) {
+        if let Some(glance) = self.sheet.lane(lane).and_then(|record| record.glance()) {
+            self.time_out(lane, glance, stack);
+        }
+    }
+
+    fn time_out(&self, lane: usize, glance: Glance, stack: Option<String>) {
         let request = self.sheet.lane(lane).and_then(|record| record.look());
-        let stack = (self.take_stack)(glance.thread);
+        let stack = stack.or_else(|| (self.take_stack)(glance.thread));
         // It may have come back while its stack was taken, and then nothing is wrong any more.
         let still = self.sheet.lane(lane).and_then(|record| record.glance());
         if still.is_none_or(|still| still.request != glance.request) {

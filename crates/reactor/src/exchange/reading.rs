@@ -23,6 +23,16 @@ pub enum BodyError {
     Failure(io::Error),
 }
 
+/// What one step of a streamed body brought.
+pub(super) enum Streamed {
+    /// So many bytes.
+    Data(usize),
+    /// Nothing yet: look again.
+    Again,
+    /// The client has sent no more.
+    Blocked,
+}
+
 impl BodyError {
     /// The status of an answer that says no more than this.
     pub fn status(&self) -> u16 {
@@ -94,7 +104,7 @@ impl Exchange {
         Ok(0)
     }
 
-    fn send_continue(&mut self) {
+    pub(super) fn send_continue(&mut self) {
         if self.stage != Stage::Unanswered {
             return;
         }
@@ -106,9 +116,32 @@ impl Exchange {
 
     /// One step of a streamed body: what is here, or one wait for more. `Ok(0)`: look again.
     fn read_stream(&mut self, into: &mut [u8], hands: &mut Hands) -> Result<usize, BodyError> {
+        match self.read_streamed(into, hands)? {
+            Streamed::Data(n) => return Ok(n),
+            Streamed::Again => return Ok(0),
+            Streamed::Blocked => {}
+        }
+        let Some(connection) = self.connection.as_ref() else { return Err(BodyError::Truncated) };
+        let timeout = match self.reactor.settings.policy.body_timeout {
+            Duration::ZERO => -1,
+            timeout => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+        };
+        let socket = Arc::clone(&connection.socket);
+        match self.wait_for_client(&socket, libc::POLLIN, timeout) {
+            Ok(true) => Ok(0),
+            Ok(false) => {
+                self.stage_broken_after_response();
+                Err(BodyError::TimedOut)
+            }
+            Err(error) => Err(BodyError::Failure(error)),
+        }
+    }
+
+    /// One step of a streamed body, without waiting.
+    pub(super) fn read_streamed(&mut self, into: &mut [u8], hands: &mut Hands) -> Result<Streamed, BodyError> {
         let Some(connection) = self.connection.as_mut() else { return Err(BodyError::Truncated) };
         if self.ready.left > 0 {
-            return Ok(self.ready.take(connection, into));
+            return Ok(Streamed::Data(self.ready.take(connection, into)));
         }
         let settings = &self.reactor.settings;
         let mut head = hands.head();
@@ -119,20 +152,20 @@ impl Exchange {
             Step::Data { consumed, data } => {
                 connection.start += data.start;
                 self.ready = Ready { left: data.len(), behind: consumed - data.end };
-                return Ok(self.ready.take(connection, into));
+                return Ok(Streamed::Data(self.ready.take(connection, into)));
             }
             Step::End { consumed } => {
                 connection.start += consumed;
                 self.body_ended = true;
-                return Ok(0);
+                return Ok(Streamed::Again);
             }
             Step::Skip { consumed } => {
                 connection.start += consumed;
-                return Ok(0);
+                return Ok(Streamed::Again);
             }
             Step::Wait => {
                 self.body_ended = true;
-                return Ok(0);
+                return Ok(Streamed::Again);
             }
             Step::Rejected(rejection) => {
                 self.stage_broken_after_response();
@@ -151,22 +184,8 @@ impl Exchange {
                 self.stage_broken_after_response();
                 Err(BodyError::Truncated)
             }
-            Ok(_) => Ok(0),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let timeout = match settings.policy.body_timeout {
-                    Duration::ZERO => -1,
-                    timeout => i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
-                };
-                let socket = Arc::clone(&connection.socket);
-                match self.wait_for_client(&socket, libc::POLLIN, timeout) {
-                    Ok(true) => Ok(0),
-                    Ok(false) => {
-                        self.stage_broken_after_response();
-                        Err(BodyError::TimedOut)
-                    }
-                    Err(error) => Err(BodyError::Failure(error)),
-                }
-            }
+            Ok(_) => Ok(Streamed::Again),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Streamed::Blocked),
             Err(_) => {
                 self.stage_broken_after_response();
                 Err(BodyError::Truncated)
@@ -175,7 +194,7 @@ impl Exchange {
     }
 
     /// The connection cannot be used again, whatever is answered.
-    fn stage_broken_after_response(&mut self) {
+    pub(super) fn stage_broken_after_response(&mut self) {
         self.body_ended = true;
         if let Some(connection) = self.connection.as_mut() {
             connection.engine.close_after_response();

@@ -51,7 +51,8 @@ impl Instance {
         Instance { listener: listener.into(), address, handoff: (a.into_fd(), b.into_fd()) }
     }
 
-    pub(crate) fn worker(&self, settings: &WorkerSettings, lanes: usize, application: Application) -> Worker {
+    /// A reactor and the arbiter's end of its channel.
+    pub(crate) fn reactor(&self, settings: &WorkerSettings, lanes: usize) -> (Arc<Reactor>, Channel) {
         let (ours, theirs) = Channel::pair().unwrap();
         let clone = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned().unwrap();
         let sheet = Arc::new(Sheet::private(lanes as u32).unwrap());
@@ -72,6 +73,11 @@ impl Instance {
         .map_err(|(_, error)| error)
         .unwrap();
         reactor.start_standby().unwrap();
+        (reactor, ours)
+    }
+
+    pub(crate) fn worker(&self, settings: &WorkerSettings, lanes: usize, application: Application) -> Worker {
+        let (reactor, ours) = self.reactor(settings, lanes);
         let threads = (0..lanes)
             .map(|lane| {
                 let (reactor, application) = (Arc::clone(&reactor), Arc::clone(&application));

@@ -47,7 +47,7 @@ impl Lookup for Names<'_, '_> {
 }
 
 /// Writes the record. Before the exchange ends: it has the request's bytes.
-pub(super) fn record(
+pub(in crate::bridge) fn record(
     log: &AccessLog,
     exchange: &Exchange,
     declared: &Declared,

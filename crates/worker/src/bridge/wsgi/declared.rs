@@ -6,11 +6,11 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 /// A response's head as declared.
 #[derive(Debug, Default)]
-pub(super) struct Declared {
+pub(in crate::bridge) struct Declared {
     declared: bool,
     /// The status, then names and values one behind the other.
     bytes: Vec<u8>,
@@ -24,7 +24,7 @@ const FEW: usize = 24;
 
 impl Declared {
     /// Nothing is declared.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::bridge) fn clear(&mut self) {
         self.declared = false;
         self.bytes.clear();
         self.status_end = 0;
@@ -32,7 +32,7 @@ impl Declared {
     }
 
     /// Whether `start_response` was called.
-    pub(super) fn is_declared(&self) -> bool {
+    pub(in crate::bridge) fn is_declared(&self) -> bool {
         self.declared
     }
 
@@ -40,7 +40,7 @@ impl Declared {
     ///
     /// # Errors
     /// TypeError or ValueError for what is not as PEP 3333 demands; then nothing is declared.
-    pub(super) fn declare(&mut self, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(in crate::bridge) fn declare(&mut self, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         self.clear();
         let Ok(status) = status.cast::<PyString>() else {
             return Err(PyTypeError::new_err(format!(
@@ -55,11 +55,99 @@ impl Declared {
         Ok(())
     }
 
+    /// As [`Declared::declare`], for ASGI: the status is a number, names and values are byte strings.
+    ///
+    /// # Errors
+    /// TypeError for what is not as the ASGI specification demands; `event` is the message's type.
+    pub(in crate::bridge) fn declare_bytes(
+        &mut self,
+        status: u16,
+        headers: Option<&Bound<'_, PyAny>>,
+        event: &str,
+    ) -> PyResult<()> {
+        self.clear();
+        self.bytes.extend_from_slice(&[
+            b'0' + (status / 100 % 10) as u8,
+            b'0' + (status / 10 % 10) as u8,
+            b'0' + (status % 10) as u8,
+            b' ',
+        ]);
+        self.bytes.extend_from_slice(rgunicorn_http::phrase(status).as_bytes());
+        self.status_end = self.bytes.len();
+        if let Some(headers) = headers {
+            self.take_byte_fields(headers, event)?;
+        }
+        self.declared = true;
+        Ok(())
+    }
+
+    fn take_byte_fields(&mut self, headers: &Bound<'_, PyAny>, event: &str) -> PyResult<()> {
+        if let Ok(list) = headers.cast_exact::<PyList>() {
+            for field in list {
+                self.push_byte_field(&field, event)?;
+            }
+            return Ok(());
+        }
+        let malformed = || {
+            PyTypeError::new_err(format!(
+                "{event}: headers must be an iterable of pairs of bytes, not {}",
+                kind(headers)
+            ))
+        };
+        if headers.is_instance_of::<PyString>() || headers.is_instance_of::<PyBytes>() {
+            return Err(malformed());
+        }
+        for field in headers.try_iter().map_err(|_| malformed())? {
+            self.push_byte_field(&field?, event)?;
+        }
+        Ok(())
+    }
+
+    /// Names go out in lower case, as the specification demands them; an application that forgets it is forgiven.
+    fn push_byte_field(&mut self, field: &Bound<'_, PyAny>, event: &str) -> PyResult<()> {
+        let malformed =
+            || PyTypeError::new_err(format!("{event}: a header must be a pair of bytes, not {}", shown(field)));
+        let (name, value) = if let Ok(pair) = field.cast_exact::<PyTuple>() {
+            if pair.len() != 2 {
+                return Err(malformed());
+            }
+            (pair.get_item(0)?, pair.get_item(1)?)
+        } else {
+            let mut items = field.try_iter().map_err(|_| malformed())?;
+            match (items.next(), items.next(), items.next()) {
+                (Some(name), Some(value), None) => (name?, value?),
+                _ => return Err(malformed()),
+            }
+        };
+        let (Ok(name), Ok(value)) = (name.cast::<PyBytes>(), value.cast::<PyBytes>()) else { return Err(malformed()) };
+        self.bytes.extend(name.as_bytes().iter().map(u8::to_ascii_lowercase));
+        let name_end = self.bytes.len();
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.ends.push((name_end, self.bytes.len()));
+        Ok(())
+    }
+
+    /// Fields without a status: trailers, or those of a WebSocket that is accepted.
+    ///
+    /// # Errors
+    /// As [`Declared::declare_bytes`].
+    pub(in crate::bridge) fn add_byte_fields(&mut self, headers: &Bound<'_, PyAny>, event: &str) -> PyResult<()> {
+        self.take_byte_fields(headers, event)
+    }
+
+    /// One field more.
+    pub(in crate::bridge) fn add_field(&mut self, name: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(name);
+        let name_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.ends.push((name_end, self.bytes.len()));
+    }
+
     /// Fields without a status, for `wsgi.early_hints`.
     ///
     /// # Errors
     /// As [`Declared::declare`].
-    pub(super) fn hints(headers: &Bound<'_, PyAny>) -> PyResult<Declared> {
+    pub(in crate::bridge) fn hints(headers: &Bound<'_, PyAny>) -> PyResult<Declared> {
         let mut declared = Declared::default();
         declared.take_fields(headers, "wsgi.early_hints")?;
         Ok(declared)
@@ -116,7 +204,7 @@ impl Declared {
     }
 
     /// Calls `act` with status and fields.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&[u8], &[(&[u8], &[u8])]) -> T) -> T {
+    pub(in crate::bridge) fn with<T>(&self, act: impl FnOnce(&[u8], &[(&[u8], &[u8])]) -> T) -> T {
         let mut few: [(&[u8], &[u8]); FEW] = [(b"", b""); FEW];
         let status = &self.bytes[..self.status_end];
         if self.ends.len() <= FEW {
@@ -131,7 +219,7 @@ impl Declared {
     }
 
     /// The fields in their order.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub(in crate::bridge) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.ends.iter().scan(self.status_end, |start, &(name_end, value_end)| {
             let name = &self.bytes[*start..name_end];
             *start = value_end;
@@ -155,12 +243,12 @@ fn push_native(bytes: &mut Vec<u8>, text: &Bound<'_, PyString>, what: impl Fn() 
 }
 
 /// The name of an object's type.
-pub(super) fn kind(object: &Bound<'_, PyAny>) -> String {
+pub(in crate::bridge) fn kind(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "an object".to_owned(), |name| name.to_string())
 }
 
 /// The object as Python shows it, cut where it is long.
-pub(super) fn shown(object: &Bound<'_, PyAny>) -> String {
+pub(in crate::bridge) fn shown(object: &Bound<'_, PyAny>) -> String {
     let Ok(repr) = object.repr() else { return kind(object) };
     let text = repr.to_string_lossy();
     match text.char_indices().nth(80) {

@@ -10,29 +10,29 @@ use rgunicorn_log::event;
 use slog::Logger;
 
 /// Formats exceptions and writes the records.
-pub(super) struct Faults {
+pub(in crate::bridge) struct Faults {
     log: Logger,
     format_exception: Py<PyAny>,
 }
 
 /// A request as records name it.
 #[derive(Debug, Default)]
-pub(super) struct Named {
+pub(in crate::bridge) struct Named {
     /// `GET /path`, safe to be shown.
-    pub(super) line: String,
+    pub(in crate::bridge) line: String,
     /// Its id, if requests have ids.
-    pub(super) id: Option<String>,
+    pub(in crate::bridge) id: Option<String>,
 }
 
 impl Faults {
-    pub(super) fn new(py: Python<'_>, log: Logger) -> PyResult<Faults> {
+    pub(in crate::bridge) fn new(py: Python<'_>, log: Logger) -> PyResult<Faults> {
         let format_exception = py.import("traceback")?.getattr("format_exception")?.unbind();
         Ok(Faults { log, format_exception })
     }
 
     /// Records why the response to `request` ended early. `gone`: the client has left, and how; `body`: the request body
     /// could not be read, and why. An exception that only says so again is no fault of the application.
-    pub(super) fn report(&self, py: Python<'_>, stop: &Stop, request: &Named, gone: Option<&str>, body: Option<&str>) {
+    pub(in crate::bridge) fn report(&self, py: Python<'_>, stop: &Stop, request: &Named, gone: Option<&str>, body: Option<&str>) {
         let error = match stop {
             Stop::Gone => return self.report_abandoned(request, gone.unwrap_or("it has closed the connection")),
             Stop::Raised(error) if error.is_instance_of::<PyOSError>(py) && (gone.or(body)).is_some() => {
@@ -59,39 +59,39 @@ impl Faults {
     }
 
     /// An exception of `close`, when the response is over.
-    pub(super) fn report_close(&self, py: Python<'_>, error: &PyErr, request: &Named) {
+    pub(in crate::bridge) fn report_close(&self, py: Python<'_>, error: &PyErr, request: &Named) {
         slog::error!(self.log, "Error closing the response to {}", request.line; event::APPLICATION_ERROR,
             "request_id" => &request.id, "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
     }
 
-    fn report_abandoned(&self, request: &Named, how: &str) {
+    pub(in crate::bridge) fn report_abandoned(&self, request: &Named, how: &str) {
         slog::debug!(self.log, "a client left before its response was complete";
             event::REQUEST_ABANDONED, "request" => &request.line, "reason" => how, "request_id" => &request.id);
     }
 
     /// Less was sent than the head says: the client must not take it for the whole.
-    pub(super) fn report_short(&self, request: &Named, missing: u64, sent: u64) {
+    pub(in crate::bridge) fn report_short(&self, request: &Named, missing: u64, sent: u64) {
         slog::error!(self.log, "the response to {} is {} bytes shorter than its Content-Length; the connection was closed",
             request.line, missing; event::RESPONSE_FAULT, "sent" => sent, "request_id" => &request.id);
     }
 
     /// More was given than the head says.
-    pub(super) fn report_overrun(&self, request: &Named, sent: u64) {
+    pub(in crate::bridge) fn report_overrun(&self, request: &Named, sent: u64) {
         slog::warn!(self.log, "the response to {} is longer than its Content-Length; the rest was cut", request.line;
             event::RESPONSE_FAULT, "sent" => sent, "request_id" => &request.id);
     }
 
     /// 204, 205 and 304 have no body (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
-    pub(super) fn report_bodiless(&self, request: &Named, status: u16) {
+    pub(in crate::bridge) fn report_bodiless(&self, request: &Named, status: u16) {
         slog::warn!(self.log, "the response to {} has a body, which status {} does not allow; it was dropped", request.line,
             status; event::RESPONSE_FAULT, "request_id" => &request.id);
     }
 
-    fn name(&self, py: Python<'_>, error: &PyErr) -> String {
+    pub(in crate::bridge) fn name(&self, py: Python<'_>, error: &PyErr) -> String {
         error.get_type(py).name().map_or_else(|_| String::from("an exception"), |name| name.to_string())
     }
 
-    fn traceback(&self, py: Python<'_>, error: &PyErr) -> String {
+    pub(in crate::bridge) fn traceback(&self, py: Python<'_>, error: &PyErr) -> String {
         let formatted =
             self.format_exception.bind(py).call1((error.get_type(py), error.value(py), error.traceback(py))).and_then(
                 |lines| {
@@ -108,7 +108,7 @@ impl Faults {
 }
 
 /// The status with which the worker leaves, if the application has raised what ends an interpreter.
-pub(super) fn exit_status(py: Python<'_>, error: &PyErr) -> Option<i32> {
+pub(in crate::bridge) fn exit_status(py: Python<'_>, error: &PyErr) -> Option<i32> {
     if error.is_instance_of::<PyKeyboardInterrupt>(py) {
         return Some(130);
     }

@@ -5,11 +5,11 @@
 //! called, whatever happened; one fault is one record; and nothing of a request outlives it but what the application
 //! keeps, and that is of no effect any more.
 
-mod access;
-mod declared;
+pub(in crate::bridge) mod access;
+pub(in crate::bridge) mod declared;
 mod environ;
 mod errors;
-mod fault;
+pub(in crate::bridge) mod fault;
 mod fields;
 mod file_wrapper;
 mod input;

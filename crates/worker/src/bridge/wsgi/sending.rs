@@ -16,7 +16,7 @@ use rgunicorn_reactor::{Exchange, Flow};
 
 /// Why the response ended before its time.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(in crate::bridge) enum Stop {
     /// The application raised an exception.
     Raised(PyErr),
     /// The client has left.

@@ -1,0 +1,324 @@
+//! Lanes that are coroutines: greenlets under a hub, tasks under an event loop. One thread runs them all.
+//!
+//! The loop watches two fds: the reactor's epoll set, and the *bell*, an eventfd that says that somebody else has put work
+//! into the table. On either it makes a *turn* ([`Reactor::begin_turn`], then [`Reactor::next`],
+//! [`Reactor::take_woken`], [`Reactor::take_overdue`]). A coroutine that must wait for its client asks without waiting
+//! ([`crate::Exchange::poll_body`], [`crate::Exchange::poll_room`]) and is woken when the connection's next event comes.
+//!
+//! Listeners and handoff are not in the reactor's set: EPOLLEXCLUSIVE is lost in a set that is itself watched by another
+//! (589 wake-ups instead of 106). They are in a set of their own, *front*, on which the standby waits. The standby also
+//! keeps the deadlines, so that the loop needs no timers of ours.
+//!
+//! **A blocked loop.** The standby waits on front and on the reactor's set. When the latter is readable, the loop has
+//! something to do; if it has made no turn a tick later the standby takes charge, as it does for threads, until a turn
+//! comes. So requests that come and go cost a tick each millisecond, an idle worker none.
+//!
+//! **Races.** Bell: whoever adds work pushes it under the table's lock, then rings unless `rung` is set; a turn empties
+//! the eventfd, clears `rung`, then looks at the table. What is pushed before the look is seen by it, what is pushed
+//! after it finds `rung` clear. Charge: the standby sets `standby_in_charge`, then reads `turns`; a turn changes `turns`,
+//! then reads `standby_in_charge` and kicks. All sequentially consistent. Deadlines: one that the loop's thread arms
+//! while the standby sleeps is seen with the next event, and within [`LOOK_EVERY`] while anything is in the application.
+
+use crate::exchange::Exchange;
+use crate::hands::Hands;
+use crate::reactor::{Reactor, lock};
+use crate::sys;
+use crate::timeouts::Watch;
+use crate::token::Source;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Milliseconds that a loop may take to turn once its set is readable.
+const TICK: i32 = 1;
+/// Milliseconds after which deadlines are looked at again while requests are in the application.
+const LOOK_EVERY: i32 = 1000;
+/// Milliseconds until records that the journal did not take are offered again.
+const FLUSH_LOG_EVERY: i32 = 5;
+
+/// What the reactor has for coroutine drivers.
+pub(crate) struct Coroutines {
+    /// Listeners and handoff.
+    front: Epoll,
+    bell: EventFd,
+    rung: AtomicBool,
+    turns: AtomicU64,
+    lanes: Mutex<Free>,
+    /// Lanes whose `timeout` has passed while the loop turns.
+    overdue: Mutex<Vec<usize>>,
+    /// The driver has something to do between the last request and the end.
+    held: AtomicBool,
+}
+
+/// Lanes that nobody has: those that came back, and those that were never used.
+#[derive(Debug)]
+struct Free {
+    back: Vec<usize>,
+    unused: std::ops::Range<usize>,
+}
+
+impl Coroutines {
+    pub(crate) fn new(lanes: usize) -> io::Result<Coroutines> {
+        Ok(Coroutines {
+            front: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            rung: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            lanes: Mutex::new(Free { back: Vec::new(), unused: 0..lanes }),
+            overdue: Mutex::new(Vec::new()),
+            held: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn front(&self) -> BorrowedFd<'_> {
+        self.front.0.as_fd()
+    }
+
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    pub(crate) fn ring(&self) {
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            // A counter that is full is as good as one that was written to.
+            let _ = self.bell.write(1);
+        }
+    }
+
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn note_overdue(&self, lane: usize) {
+        lock(&self.overdue).push(lane);
+        self.ring();
+    }
+}
+
+impl Reactor {
+    /// The fd that says that there is work which epoll does not know of; none for threads.
+    pub fn bell_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.coroutines.as_ref().map(Coroutines::bell)
+    }
+
+    /// Begins a turn: takes what epoll has. By the loop's thread; does not wait.
+    pub fn begin_turn(self: &Arc<Self>, hands: &mut Hands) {
+        let Some(coroutines) = &self.coroutines else { return };
+        let _ = coroutines.bell.read();
+        coroutines.rung.store(false, Ordering::SeqCst);
+        coroutines.turns.fetch_add(1, Ordering::SeqCst);
+        if self.standby_in_charge.load(Ordering::SeqCst) {
+            self.kick();
+        }
+        self.harvest(hands, 0);
+    }
+
+    /// Has the loop turn again soon: a turn that ends with work left, so that others have theirs.
+    pub fn turn_again(&self) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.ring();
+        }
+    }
+
+    /// The lanes whose connections something has happened to.
+    pub fn take_woken(&self) -> Vec<usize> {
+        lock(&self.table).take_woken()
+    }
+
+    /// The lanes whose `timeout` has passed. For each, the driver takes the stack and calls [`Reactor::time_out_lane`].
+    pub fn take_overdue(&self) -> Vec<usize> {
+        self.coroutines.as_ref().map(|coroutines| std::mem::take(&mut *lock(&coroutines.overdue))).unwrap_or_default()
+    }
+
+    /// Gives the exchange's request a lane. None: there is no free one, which [`Reactor::next`] prevents.
+    pub fn enter_coroutine(&self, exchange: &mut Exchange) -> Option<usize> {
+        let coroutines = self.coroutines.as_ref()?;
+        let (lane, fresh) = {
+            let mut lanes = lock(&coroutines.lanes);
+            match lanes.back.pop() {
+                Some(lane) => (lane, false),
+                None => (lanes.unused.next()?, true),
+            }
+        };
+        if let Some(record) = self.sheet.lane(lane) {
+            if fresh {
+                record.join();
+            }
+            let (head, bytes) = (exchange.head(), exchange.bytes());
+            let since = self.sheet.microseconds(exchange.started());
+            record.begin(since, head.method_span.of(bytes), head.target.of(bytes));
+        }
+        exchange.set_lane(lane);
+        if !self.settings.timeout.is_zero() {
+            self.in_lanes.set(lane, exchange.in_lane());
+        }
+        self.lanes.enter_coroutine();
+        exchange.listen();
+        Some(lane)
+    }
+
+    /// The response is over: what the coroutine still does concerns no client, and has no `timeout`.
+    pub fn end_response_of(&self, lane: usize) {
+        if let Some(record) = self.sheet.lane(lane) {
+            record.end();
+        }
+        if !self.settings.timeout.is_zero() {
+            self.in_lanes.set(lane, None);
+        }
+    }
+
+    /// The coroutine has ended, and with it what [`Reactor::enter_coroutine`] began.
+    pub fn leave_coroutine(self: &Arc<Self>, lane: usize) {
+        let Some(coroutines) = &self.coroutines else { return };
+        self.end_response_of(lane);
+        let was_full = !self.lanes.any_free();
+        lock(&coroutines.lanes).back.push(lane);
+        self.lanes.leave_coroutine();
+        if was_full {
+            self.listen_again();
+            coroutines.ring();
+        }
+        self.finish_if_retired();
+    }
+
+    /// Keeps the worker from ending by itself once it is drained: the driver calls [`Reactor::finish`] then.
+    pub fn hold(&self) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.held.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the worker retires and has nothing left to do.
+    pub fn is_drained(&self) -> bool {
+        self.retiring.load(Ordering::SeqCst) && self.connections() == 0 && self.lanes.inside() == 0
+    }
+
+    /// Where listeners and handoff are watched.
+    pub(crate) fn listening_set(&self) -> BorrowedFd<'_> {
+        self.coroutines.as_ref().map_or_else(|| self.epoll_fd(), Coroutines::front)
+    }
+
+    /// No lane is free: what is complete waits, and other workers may have it.
+    pub(crate) fn turn_without_coroutine(self: &Arc<Self>, hands: &mut Hands) {
+        self.stop_listening();
+        self.turn_without_lane(hands);
+        self.offer_requests();
+    }
+
+    /// The standby's life under a coroutine driver.
+    pub(crate) fn stand_by_loop(self: &Arc<Self>, coroutines: &Coroutines) {
+        let (mut hands, mut watch) = (Hands::default(), Watch::new(self.lanes.count()));
+        while !self.finished.load(Ordering::SeqCst) {
+            let turns = coroutines.turns();
+            let timeout = self.time_to_look(&mut watch, &mut hands);
+            let (front, set) = sys::wait_for_two(coroutines.front(), self.epoll_fd(), timeout);
+            if front {
+                self.turn_front(coroutines, &mut hands);
+            }
+            self.expire();
+            self.ring_for_work(coroutines);
+            if set && self.is_stuck(coroutines, turns, &mut hands) {
+                self.take_charge_of_loop(coroutines, turns, &mut hands, &mut watch);
+            }
+        }
+        self.end_process_if_stuck();
+    }
+
+    /// Looks around; milliseconds until it must be done again.
+    fn time_to_look(self: &Arc<Self>, watch: &mut Watch, hands: &mut Hands) -> i32 {
+        let late = if self.has_requests() { self.refuse_late_requests(hands) } else { None };
+        let deadline = [self.next_deadline(), self.look_around(watch), late].into_iter().flatten().min();
+        let mut timeout = self.timeout_until(deadline);
+        let mut at_most = |most: i32| timeout = if timeout < 0 { most } else { timeout.min(most) };
+        if self.lanes.inside() > 0 {
+            at_most(LOOK_EVERY);
+        }
+        if (self.flush_log)() {
+            at_most(FLUSH_LOG_EVERY);
+        }
+        timeout
+    }
+
+    /// Whether the loop, which has something to do, does not turn for a whole tick. Connections are accepted meanwhile.
+    fn is_stuck(self: &Arc<Self>, coroutines: &Coroutines, turns: u64, hands: &mut Hands) -> bool {
+        let until = Instant::now() + Duration::from_millis(TICK as u64);
+        loop {
+            if sys::wait_for(coroutines.front(), libc::POLLIN, TICK).unwrap_or(false) {
+                self.turn_front(coroutines, hands);
+            }
+            if self.finished.load(Ordering::SeqCst) {
+                return false;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        coroutines.turns() == turns && sys::wait_for(self.epoll_fd(), libc::POLLIN, 0).unwrap_or(false)
+    }
+
+    fn take_charge_of_loop(
+        self: &Arc<Self>,
+        coroutines: &Coroutines,
+        turns: u64,
+        hands: &mut Hands,
+        watch: &mut Watch,
+    ) {
+        self.standby_in_charge.store(true, Ordering::SeqCst);
+        while coroutines.turns() == turns && !self.finished.load(Ordering::SeqCst) {
+            self.harvest(hands, 0);
+            self.turn_without_lane(hands);
+            self.offer_requests();
+            for lane in self.take_overdue() {
+                self.time_out_lane(lane, None);
+            }
+            // The loop's own set does not show what was taken from it here.
+            self.ring_for_work(coroutines);
+            let timeout = self.time_to_look(watch, hands);
+            let (front, _) = sys::wait_for_two(coroutines.front(), self.epoll_fd(), timeout);
+            if front {
+                self.turn_front(coroutines, hands);
+            }
+        }
+        self.standby_in_charge.store(false, Ordering::SeqCst);
+    }
+
+    fn ring_for_work(&self, coroutines: &Coroutines) {
+        if lock(&self.table).has_work_for_loop() {
+            coroutines.ring();
+        }
+    }
+
+    /// Takes what waits at the listeners and in the handoff, one from each that is ready, so that idle workers share.
+    fn turn_front(self: &Arc<Self>, coroutines: &Coroutines, hands: &mut Hands) {
+        let mut events = std::mem::take(&mut hands.events);
+        let count = sys::wait(coroutines.front(), &mut events, 0).unwrap_or(0);
+        let (mut accept, mut take_over) = (0_u64, false);
+        for event in &events[..count] {
+            match Source::decode(event.u64) {
+                Source::Listener(n) => accept |= 1 << n.min(63),
+                Source::Handoff => take_over = true,
+                Source::Connection(_) | Source::Channel | Source::Kick => {}
+            }
+        }
+        hands.events = events;
+        if take_over && self.accepts() {
+            self.take_over();
+            if self.accepts() {
+                self.rotate_handoff();
+            }
+            // What came along with the connection is announced by no event.
+            self.ring_for_work(coroutines);
+        }
+        if accept != 0 && self.accepts() {
+            self.accept(accept);
+        }
+    }
+}
