@@ -69,6 +69,8 @@ pub(crate) enum WorkerClass {
     Gevent,
     /// An asyncio task per request, ASGI applications.
     Asgi,
+    /// What the application is decides, in the worker: `asgi`, `gthread` or `sync`.
+    Auto,
 }
 
 impl WorkerClass {
@@ -79,6 +81,7 @@ impl WorkerClass {
             Self::Gthread => "gthread",
             Self::Gevent => "gevent",
             Self::Asgi => "asgi",
+            Self::Auto => "auto",
         }
     }
 }
@@ -223,6 +226,18 @@ pub(crate) struct Settings {
     pub(crate) script_name: String,
     /// `asgi` scope root_path.
     pub(crate) root_path: String,
+    /// `auto`, `asyncio`, `uvloop`.
+    pub(crate) asgi_loop: String,
+    /// `auto`, `on`, `off`.
+    pub(crate) asgi_lifespan: String,
+    /// Seconds between an ASGI client's leaving and the cancellation of its task.
+    pub(crate) asgi_disconnect_grace_period: f64,
+    /// Bytes of a WebSocket message.
+    pub(crate) websocket_max_message_size: u64,
+    /// Seconds of silence before a WebSocket is pinged.
+    pub(crate) websocket_ping_interval: f64,
+    /// Seconds in which a ping must be answered.
+    pub(crate) websocket_ping_timeout: f64,
 
     /// Numeric user that mold and workers become, if any.
     pub(crate) uid: Option<u32>,
@@ -314,6 +329,8 @@ impl Settings {
         match self.worker_class {
             WorkerClass::Sync | WorkerClass::Gthread => self.threads.max(1),
             WorkerClass::Gevent | WorkerClass::Asgi => self.worker_connections.max(1),
+            // Room for either; which it is shows once the application is imported.
+            WorkerClass::Auto => self.worker_connections.max(self.threads).max(1),
         }
     }
 
@@ -374,6 +391,12 @@ impl Settings {
             request_id: self.request_id,
             script_name: self.script_name.clone(),
             root_path: self.root_path.clone(),
+            asgi_loop: self.asgi_loop.clone(),
+            asgi_lifespan: self.asgi_lifespan.clone(),
+            asgi_disconnect_grace_period: self.asgi_disconnect_grace_period,
+            websocket_max_message_size: self.websocket_max_message_size,
+            websocket_ping_interval: self.websocket_ping_interval,
+            websocket_ping_timeout: self.websocket_ping_timeout,
             capture_output: self.capture_output,
             log: self.log.clone(),
             listeners,

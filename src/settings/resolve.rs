@@ -96,6 +96,12 @@ struct Values {
     check_config: bool,
     print_config: bool,
     root_path: Option<String>,
+    asgi_loop: String,
+    asgi_lifespan: String,
+    asgi_disconnect_grace_period: f64,
+    websocket_max_message_size: u64,
+    websocket_ping_interval: f64,
+    websocket_ping_timeout: f64,
 }
 
 /// What the settings are wanted for.
@@ -224,6 +230,12 @@ impl Resolver<'_> {
             health_path: values.health_path,
             script_name: script_name.or_else(|| inherited.map(str::to_owned)).unwrap_or_default(),
             root_path: values.root_path.unwrap_or_default(),
+            asgi_loop: values.asgi_loop,
+            asgi_lifespan: values.asgi_lifespan,
+            asgi_disconnect_grace_period: values.asgi_disconnect_grace_period,
+            websocket_max_message_size: values.websocket_max_message_size,
+            websocket_ping_interval: values.websocket_ping_interval,
+            websocket_ping_timeout: values.websocket_ping_timeout,
             uid: owner.uid,
             gid: owner.gid,
             user_name: owner.name,
@@ -370,6 +382,7 @@ impl Resolver<'_> {
             "gthread" => WorkerClass::Gthread,
             "gevent" => WorkerClass::Gevent,
             "asgi" => WorkerClass::Asgi,
+            "auto" => WorkerClass::Auto,
             // The kind lets nothing else through.
             _ if threads > 1 => WorkerClass::Gthread,
             _ => WorkerClass::Sync,

@@ -32,7 +32,8 @@ const CONTROL: &str = "the socket is made when the program starts";
 const UNMADE: &str = "nothing reads it, in Gunicorn neither";
 
 /// The pools that are built.
-pub(crate) const POOLS: &[WorkerClass] = &[WorkerClass::Sync, WorkerClass::Gthread];
+pub(crate) const POOLS: &[WorkerClass] =
+    &[WorkerClass::Sync, WorkerClass::Gthread, WorkerClass::Asgi, WorkerClass::Auto];
 
 /// The entry of a name or an alias.
 pub(crate) fn find(name: &str) -> Option<&'static Setting> {
@@ -135,10 +136,11 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .env(&["WEB_CONCURRENCY"])
         .doc("Unset, it is 2 x CPUs + 1; CPUs are those of the affinity mask, bounded by the cgroup's quota. (Gunicorn's \
               default is 1.) Whether a slow application needs more, and a small machine fewer: docs/sizing.md."),
-    Setting::new("worker_class", Section::Workers, Kind::Pool, Is("sync"), "The pool: sync, gthread, gevent or asgi")
+    Setting::new("worker_class", Section::Workers, Kind::Pool, Is("sync"), "The pool: sync, gthread, gevent, asgi or auto")
         .flags(&["-k", "--worker-class"])
         .doc("sync: one request at a time per worker. gthread: threads requests at a time. gevent: a greenlet per request. \
-              asgi: a task per request, for ASGI applications; uvicorn's worker classes mean this one. sync with more than \
+              asgi: a task per request, for ASGI applications; uvicorn's worker classes mean this one. auto: asgi for an ASGI application, else \
+              sync, or gthread with more than one thread. sync with more than \
               one thread is gthread, as in Gunicorn. Slow clients occupy no worker in any pool."),
     Setting::new("threads", Section::Workers, Kind::Integer { min: 1, max: 4096 }, Is("1"), "Threads per worker (gthread)")
         .flags(&["--threads"])
@@ -395,15 +397,30 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .refused("use python -X importtime, a debugger or py-spy on a worker"),
 
     // ASGI
-    Setting::new("asgi_loop", Section::Asgi, Kind::Choice(&["auto", "asyncio", "uvloop"]), Is("auto"), "Event loop").flags(&["--asgi-loop"]).not_yet(),
-    Setting::new("asgi_lifespan", Section::Asgi, Kind::Choice(&["auto", "on", "off"]), Is("auto"), "Lifespan protocol").flags(&["--asgi-lifespan"]).not_yet(),
+    Setting::new("asgi_loop", Section::Asgi, Kind::Choice(&["auto", "asyncio", "uvloop"]), Is("auto"), "Event loop")
+        .flags(&["--asgi-loop"])
+        .doc("auto: uvloop if the application's virtual environment has it, else asyncio. uvloop: without it the worker does not boot."),
+    Setting::new("asgi_lifespan", Section::Asgi, Kind::Choice(&["auto", "on", "off"]), Is("auto"), "Lifespan protocol")
+        .flags(&["--asgi-lifespan"])
+        .doc("auto: an application that does not know it is served without; one whose startup fails does not boot. on: the \
+              application must know it. off: it is not told. The startup has boot_timeout, the shutdown what is left of \
+              graceful_timeout."),
     Setting::new("asgi_disconnect_grace_period", Section::Asgi, Kind::Seconds { min: 0.0 }, Is("3"), "Seconds for the application after a disconnect")
         .flags(&["--asgi-disconnect-grace-period"])
-        .not_yet(),
+        .doc("After it, the task of a request whose client has left is cancelled. 0: at once."),
     Setting::new("websocket_max_message_size", Section::Asgi, Kind::Size, Is("16777216"), "Bytes of a WebSocket message")
         .flags(&["--websocket-max-message-size"])
-        .not_yet(),
-    Setting::new("root_path", Section::Asgi, Kind::Text, Is(""), "root_path of the ASGI scope").flags(&["--root-path"]).not_yet(),
+        .doc("A client that sends a longer one is disconnected with close code 1009. 0 means 1 GiB."),
+    Setting::new("websocket_ping_interval", Section::Asgi, Kind::Seconds { min: 0.0 }, Is("20"), "Seconds of silence after which a WebSocket's client is pinged")
+        .flags(&["--websocket-ping-interval"])
+        .doc("uvicorn's --ws-ping-interval. 0: never."),
+    Setting::new("websocket_ping_timeout", Section::Asgi, Kind::Seconds { min: 0.0 }, Is("20"), "Seconds in which a WebSocket's client must answer a ping")
+        .flags(&["--websocket-ping-timeout"])
+        .doc("uvicorn's --ws-ping-timeout. A client that does not is disconnected. 0: no limit."),
+    Setting::new("root_path", Section::Asgi, Kind::Text, Is(""), "root_path of the ASGI scope")
+        .flags(&["--root-path"])
+        .doc("Where the application is mounted. A request whose path is not below it comes from a proxy that has taken the \
+              prefix away; it is put in front of the scope's path again. A trusted SCRIPT_NAME header takes its place."),
 
     // Control
     Setting::new("control_socket", Section::Control, Kind::Path { dash: false }, Computed("the instance's runtime directory"), "Path of the control socket")

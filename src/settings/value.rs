@@ -76,7 +76,7 @@ pub(crate) fn allowed(kind: Kind) -> String {
         Kind::ChoiceOrSwitch { choices, on, off } => {
             format!("{}; true means {on}, false means {off}", choices.join(", "))
         }
-        Kind::Pool => "sync, gthread, gevent, asgi".to_owned(),
+        Kind::Pool => "sync, gthread, gevent, asgi, auto".to_owned(),
         Kind::Addresses => {
             "HOST, HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@ABSTRACT, fd://NUMBER, fdname:NAME".to_owned()
         }
@@ -363,6 +363,7 @@ fn choice(choices: &[&str], raw: &Raw) -> Result<Value, String> {
 /// The pool that a name or a worker class of Gunicorn's world stands for.
 fn pool(text: &str) -> Result<&'static str, String> {
     match text.trim().strip_prefix("egg:gunicorn#").unwrap_or(text.trim()) {
+        "auto" => Ok("auto"),
         "sync" | "gunicorn.workers.sync.SyncWorker" => Ok("sync"),
         "gthread" | "gunicorn.workers.gthread.ThreadWorker" => Ok("gthread"),
         "gevent" | "gevent_wsgi" | "gevent_pywsgi" | "gunicorn.workers.ggevent.GeventWorker" => Ok("gevent"),

@@ -19,7 +19,7 @@ pub struct WorkerSettings {
     pub instance: String,
     /// Number of this generation, from 1.
     pub generation: u32,
-    /// `sync`, `gthread`, `gevent`, `asgi`.
+    /// `sync`, `gthread`, `gevent`, `asgi`, or `auto`: what the application is decides.
     pub worker_class: String,
     /// Lanes per worker.
     pub threads: u32,
@@ -117,6 +117,18 @@ pub struct WorkerSettings {
     pub script_name: String,
     /// `asgi` scope root_path.
     pub root_path: String,
+    /// `auto`, `asyncio`, `uvloop`.
+    pub asgi_loop: String,
+    /// `auto`, `on`, `off`.
+    pub asgi_lifespan: String,
+    /// Seconds that an ASGI application has after its client has left, before its task is cancelled.
+    pub asgi_disconnect_grace_period: f64,
+    /// Bytes of a WebSocket message; 0: 1 GiB.
+    pub websocket_max_message_size: u64,
+    /// Seconds of silence after which a WebSocket's client is pinged; 0: never.
+    pub websocket_ping_interval: f64,
+    /// Seconds in which it must answer; 0: no limit.
+    pub websocket_ping_timeout: f64,
     /// The application's stdout and stderr are the file of `log.errorlog`, if that is one.
     pub capture_output: bool,
     /// Where records go.

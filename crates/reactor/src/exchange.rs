@@ -724,7 +724,8 @@ impl Exchange {
             return Finished { missing: 0, status: self.status, body_sent: self.body_sent };
         }
         let now = Instant::now();
-        if self.stage != Stage::Upgraded {
+        // An upgraded one was recorded with its handshake.
+        if self.status != 101 {
             self.record(now);
         }
         let mut finished = Finished { missing: 0, status: self.status, body_sent: self.body_sent };
@@ -786,7 +787,7 @@ impl Drop for Exchange {
                 std::mem::forget(connection);
                 return;
             }
-            if self.stage != Stage::Upgraded {
+            if self.status != 101 {
                 self.record(Instant::now());
             }
             self.reactor.end(connection);

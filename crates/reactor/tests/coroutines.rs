@@ -1,5 +1,8 @@
 //! A loop of one thread with many requests in the application, the standby, and clients on real sockets.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(dead_code, reason = "lanes that are threads")]
 mod world;
 
 use rgunicorn_protocol::WorkerSettings;

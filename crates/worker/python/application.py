@@ -118,9 +118,47 @@ def load(spec):
             raise Fault("not_found", "%s returned None instead of an application" % expression)
         found = made
     if not callable(found):
-        raise Fault("not_found", "%r is not callable: it is %s of type %s; `app` must name a WSGI application or call a"
+        raise Fault("not_found", "%r is not callable: it is %s of type %s; `app` must name an application or call a"
                     " factory" % (spec, found if len(repr(found)) < 60 else "an object", type(found).__name__))
     return found
+
+
+def _interface(app):
+    """"asgi3", "asgi2", "wsgi", or None where it cannot be told without calling it."""
+    import functools
+    import inspect
+    while isinstance(app, functools.partial):
+        app = app.func
+    call = app if inspect.isroutine(app) or inspect.isclass(app) else getattr(app, "__call__", app)
+    if inspect.iscoroutinefunction(call):
+        return "asgi3"
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    needed = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    if len(needed) == 1 and (inspect.isclass(call) or needed[0] == "scope"):
+        return "asgi2"
+    return {2: "wsgi", 3: "asgi3"}.get(len(needed))
+
+
+def pool(app, spec, wanted):
+    """(the pool that `worker_class` means, a sentence about why the application does not fit)."""
+    kind = _interface(app)
+    if kind == "asgi2" and wanted in ("asgi", "auto"):
+        return None, ("app = %r is an ASGI 2 application (called with the scope alone), which no pool serves: wrap it by"
+                      " asgiref.compatibility.guarantee_single_callable, or use a newer version of its framework" % spec)
+    if wanted == "auto":
+        return "asgi" if kind == "asgi3" else "sync", None
+    if wanted == "asgi" and kind == "wsgi":
+        return None, ("app = %r is a WSGI application and worker_class = \"asgi\" serves ASGI: set worker_class to"
+                      " \"sync\", \"gthread\" or \"auto\"" % spec)
+    if wanted != "asgi" and kind == "asgi3":
+        return None, ("app = %r is an ASGI application and worker_class = %r serves WSGI: set worker_class = \"asgi\""
+                      " (-k asgi) or \"auto\"" % (spec, str(wanted)))
+    return None, None
 
 
 def prepare(env, chdir, pythonpath):

@@ -79,6 +79,30 @@ pub(crate) fn load(py: Python<'_>, settings: &WorkerSettings) -> Result<Applicat
     }
 }
 
+/// Compares the application with the pool, and decides for `auto`.
+///
+/// # Errors
+/// The application is of another kind; the message says what to set.
+pub(crate) fn settle_pool(
+    py: Python<'_>,
+    application: &Bound<'_, PyAny>,
+    settings: &mut WorkerSettings,
+) -> Result<(), BootFault> {
+    let found = module(py)
+        .and_then(|module| module.call_method1("pool", (application, &settings.app, &settings.worker_class)))
+        .and_then(|found| found.extract::<(Option<String>, Option<String>)>())
+        .map_err(|error| unexpected(py, &error))?;
+    match found {
+        (_, Some(message)) => Err(fault(BootFaultKind::NotFound, message)),
+        (Some(class), None) => {
+            let class = if class == "sync" && settings.threads > 1 { "gthread" } else { &class };
+            settings.worker_class = class.to_owned();
+            Ok(())
+        }
+        (None, None) => Ok(()),
+    }
+}
+
 fn load_fault(py: Python<'_>, module: &Bound<'_, PyModule>, error: &PyErr) -> BootFault {
     let value = error.value(py);
     let is_fault = module.getattr("Fault").is_ok_and(|class| value.is_instance(&class).unwrap_or(false));

@@ -1,6 +1,7 @@
 //! The worker process, from the fork to the exit.
 
 use crate::bridge::wsgi::WsgiBridge;
+use crate::drivers::asyncio;
 use crate::mold::{Mold, say_hello};
 use crate::{application, drivers, identity, offspring, output, signals, stacks};
 use pyo3::prelude::*;
@@ -38,8 +39,14 @@ pub(crate) fn run(py: Python<'_>, mold: Mold, channel: Channel, place: Place) ->
 
 struct Booted {
     reactor: Arc<Reactor>,
-    bridge: WsgiBridge,
+    application: Served,
     settings: rgunicorn_protocol::WorkerSettings,
+}
+
+/// The application, and what serves it.
+enum Served {
+    Wsgi(WsgiBridge),
+    Asgi(asyncio::Parts),
 }
 
 fn machine_fault(message: String) -> BootFault {
@@ -47,7 +54,7 @@ fn machine_fault(message: String) -> BootFault {
 }
 
 fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<Booted, (Channel, BootFault)> {
-    let Mold { settings, fds, application } = mold;
+    let Mold { mut settings, fds, application } = mold;
     let process = Process::Worker { generation: settings.generation, slot: place.slot };
     let log = match Log::open(&settings.log, process) {
         Ok(log) => Arc::new(log),
@@ -61,13 +68,16 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         Ok(application) => application,
         Err(fault) => return Err((channel, fault)),
     };
+    if let Err(fault) = application::settle_pool(py, application.bind(py), &mut settings) {
+        return Err((channel, fault));
+    }
     let mut fds = fds.into_iter();
     // The addresses first: a zip that ends with its second half would have taken one fd too many.
     let addresses = settings.listeners.iter().cloned();
     let listeners = addresses.zip(fds.by_ref()).map(|(address, fd)| (fd, address)).collect();
     let handoff = if settings.handoff { fds.next().zip(fds.next()) } else { None };
     let scoreboard = if settings.scoreboard { fds.next() } else { None };
-    let lanes = drivers::threads::lanes(&settings);
+    let lanes = drivers::lanes(&settings);
     let sheet = match open_sheet(scoreboard, place, lanes, &log) {
         Ok(sheet) => Arc::new(sheet),
         Err(error) => return Err((channel, machine_fault(format!("the worker cannot map its memory: {error}")))),
@@ -100,14 +110,18 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         logger.clone(),
     )
     .map_err(|(channel, error)| (channel, machine_fault(format!("the worker cannot make its event loop: {error}"))))?;
-    let bridge = match WsgiBridge::new(py, application, &settings, logger, log.access()) {
-        Ok(bridge) => bridge,
+    if settings.worker_class == "asgi" {
+        let application = Served::Asgi(asyncio::Parts { application, log: logger, access: log.access() });
+        return Ok(Booted { reactor, application, settings });
+    }
+    let application = match WsgiBridge::new(py, application, &settings, logger, log.access()) {
+        Ok(bridge) => Served::Wsgi(bridge),
         Err(error) => {
             reactor.tell(&FromWorker::BootFault(machine_fault(format!("the WSGI bridge cannot be made: {error}"))));
             std::process::exit(CANNOT_BOOT);
         }
     };
-    Ok(Booted { reactor, bridge, settings })
+    Ok(Booted { reactor, application, settings })
 }
 
 /// The worker's sheet of the scoreboard. One that cannot be had is replaced by memory that nobody else sees: the worker
@@ -128,7 +142,7 @@ fn open_sheet(scoreboard: Option<OwnedFd>, place: &Place, lanes: usize, log: &Lo
 
 impl Booted {
     fn serve(self, py: Python<'_>) -> i32 {
-        let Booted { reactor, bridge, settings } = self;
+        let Booted { reactor, application, settings } = self;
         if let Err(error) = offspring::register(py) {
             slog::error!(reactor.log, "children of the application will keep the worker's sockets"; "error" => %error);
         }
@@ -137,7 +151,24 @@ impl Booted {
                 ulimit -u"; "error" => %error);
             return CANNOT_BOOT;
         }
-        reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
-        drivers::threads::run(py, &reactor, bridge, &settings)
+        let ready = || reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
+        match application {
+            Served::Wsgi(bridge) => {
+                ready();
+                drivers::threads::run(py, &reactor, bridge, &settings)
+            }
+            Served::Asgi(parts) => match asyncio::start(py, &reactor, parts, &settings) {
+                Ok(Some(started)) => {
+                    ready();
+                    started.serve(py)
+                }
+                Ok(None) => 0,
+                Err(fault) => {
+                    reactor.tell(&FromWorker::BootFault(fault));
+                    reactor.finish();
+                    CANNOT_BOOT
+                }
+            },
+        }
     }
 }

@@ -7,11 +7,12 @@
 
 use crate::bridge::Lane;
 use crate::bridge::wsgi::{Served, WsgiBridge};
+use crate::drivers::recycling::Recycling;
 use pyo3::prelude::*;
-use rgunicorn_protocol::{FromWorker, WorkerSettings};
+use rgunicorn_protocol::WorkerSettings;
 use rgunicorn_reactor::{Next, Reactor, Role};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The interpreter lock was waited for that long after a poll: another lane computes and gave it up only when the switch
@@ -22,11 +23,6 @@ const CONTENDED_POLLS: u32 = 64;
 /// How long it keeps the lock without work then: some round trips to a client nearby. Bounded, and a small part of the
 /// interval that the other lane is given anyway.
 const LINGER: Duration = Duration::from_micros(200);
-
-/// Lanes of a worker with these settings.
-pub(crate) fn lanes(settings: &WorkerSettings) -> usize {
-    (settings.threads as usize).max(1)
-}
 
 /// What all lanes of a worker share.
 struct Pool {
@@ -162,40 +158,5 @@ impl Pool {
                 return true;
             }
         }
-    }
-}
-
-/// `max_requests`: after so many requests the worker asks, once, to be replaced.
-struct Recycling {
-    after: u64,
-    served: AtomicU64,
-}
-
-impl Recycling {
-    fn new(settings: &WorkerSettings) -> Recycling {
-        let after = match settings.max_requests {
-            0 => u64::MAX,
-            n => n + jitter(settings.max_requests_jitter),
-        };
-        Recycling { after, served: AtomicU64::new(0) }
-    }
-
-    fn count(&self, reactor: &Reactor) {
-        let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
-        if served == self.after {
-            reactor.tell(&FromWorker::Recycle { reason: format!("it has served {served} requests (max_requests)") });
-        }
-    }
-}
-
-/// A number from 0 to `most`, different in each worker: they were forked at the same time with the same memory.
-fn jitter(most: u64) -> u64 {
-    if most == 0 {
-        return 0;
-    }
-    let mut bytes = [0_u8; 8];
-    match std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes)) {
-        Ok(()) => u64::from_ne_bytes(bytes) % (most + 1),
-        Err(_) => u64::from(std::process::id()) % (most + 1),
     }
 }

@@ -9,6 +9,7 @@
 use super::Shared;
 use crate::bridge::wsgi::lane::lock;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError};
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -110,7 +111,9 @@ impl Awaited {
     fn step(&self, py: Python<'_>) -> PyResult<Result<Py<PyAny>, Option<Py<PyAny>>>> {
         let source = match &*lock(&self.state) {
             State::Asking(source) => Arc::clone(source),
-            State::Over => return Err(PyRuntimeError::new_err("an awaitable of receive() or send() was awaited twice")),
+            State::Over => {
+                return Err(PyRuntimeError::new_err("an awaitable of receive() or send() was awaited twice"));
+            }
         };
         match source.poll(py) {
             Ok(Poll::Ready(result)) => {

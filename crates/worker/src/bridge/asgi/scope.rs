@@ -232,13 +232,8 @@ impl Scopes {
         if position > self.places.len() || position >= MOST_PLACES {
             return PyTuple::new(py, [key, PyBytes::new(py, value)]);
         }
-        let mut place = Place {
-            name: name.to_vec(),
-            key: key.unbind(),
-            public: is_public(name),
-            value: Vec::new(),
-            pair: None,
-        };
+        let mut place =
+            Place { name: name.to_vec(), key: key.unbind(), public: is_public(name), value: Vec::new(), pair: None };
         let pair = place.pair(py, value)?;
         match self.places.get_mut(position) {
             Some(old) => *old = place,

@@ -136,7 +136,7 @@ fn join_repeated(environ: &Bound<'_, PyDict>, fields: &[Field], bytes: &[u8]) ->
 
 /// Whether the values of a field say nothing that must not stay in memory: the fields that every browser and every
 /// proxy sends. Cookie, Authorization, Referer, tokens under any name are not among them.
-fn is_public(name: &[u8]) -> bool {
+pub(in crate::bridge) fn is_public(name: &[u8]) -> bool {
     const PUBLIC: &[&[u8]] = &[
         b"accept",
         b"accept-charset",
@@ -172,7 +172,7 @@ fn is_public(name: &[u8]) -> bool {
 }
 
 /// The value of a `forwarder_headers` field that a trusted peer has set.
-pub(super) fn forwarded<'b>(fields: &[Field], bytes: &'b [u8], name: &[u8]) -> Option<&'b [u8]> {
+pub(in crate::bridge) fn forwarded<'b>(fields: &[Field], bytes: &'b [u8], name: &[u8]) -> Option<&'b [u8]> {
     fields
         .iter()
         .rev()
