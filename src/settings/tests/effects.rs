@@ -152,6 +152,13 @@ static CASES: &[Case] = &[
     ),
     case("log_format", "'json'", |s| s.log.log_format == "json", ("'xml'", NO_WORD)),
     case("capture_output", "true", |s| s.capture_output, ("'x'", NOT_BOOL)),
+    case("asgi_loop", "'uvloop'", |s| s.asgi_loop == "uvloop", ("'trio'", NO_WORD)),
+    case("asgi_lifespan", "'on'", |s| s.asgi_lifespan == "on", ("'maybe'", NO_WORD)),
+    case("asgi_disconnect_grace_period", "0.5", |s| s.asgi_disconnect_grace_period == 0.5, ("-1", SMALL)),
+    case("websocket_max_message_size", "'1MiB'", |s| s.websocket_max_message_size == 1 << 20, ("'big'", NOT_BYTES)),
+    case("websocket_ping_interval", "5", |s| s.websocket_ping_interval == 5.0, ("'x'", NOT_SECONDS)),
+    case("websocket_ping_timeout", "0", |s| s.websocket_ping_timeout == 0.0, ("-1", SMALL)),
+    case("root_path", "'/api'", |s| s.root_path == "/api", ("true", NOT_TEXT)),
 ];
 
 #[test]

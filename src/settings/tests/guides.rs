@@ -125,7 +125,7 @@ fn a_guides_command_line_is_read_or_refused_with_a_line_that_says_why() {
             Read(effect) => assert!(effect(&world.settings(&arguments)), "{}: {}", guide.source, guide.command),
             Pool(class) if table::POOLS.contains(class) => assert_eq!(world.settings(&arguments).worker_class, *class),
             Pool(WorkerClass::Gthread) => refusal("gthread"),
-            Pool(WorkerClass::Gevent | WorkerClass::Asgi | WorkerClass::Sync) => {
+            Pool(WorkerClass::Gevent | WorkerClass::Asgi | WorkerClass::Auto | WorkerClass::Sync) => {
                 refusal("this pool is not supported yet")
             }
             Refused(what) => refusal(what),

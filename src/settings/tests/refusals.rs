@@ -118,7 +118,7 @@ fn pools_that_are_not_built_are_refused_by_name() {
         assert_eq!(
             world.error(&["a:b", "-k", name]),
             format!(
-                "command line -k: worker_class = {name:?} {what}. Allowed: sync, gthread, gevent, asgi. More: rgunicorn \
+                "command line -k: worker_class = {name:?} {what}. Allowed: sync, gthread, gevent, asgi, auto. More: rgunicorn \
                  explain worker_class"
             )
         );

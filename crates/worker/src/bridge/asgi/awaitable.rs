@@ -8,8 +8,8 @@
 
 use super::Shared;
 use crate::bridge::wsgi::lane::lock;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::PyTypeInfo;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;

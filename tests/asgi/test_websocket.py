@@ -1,0 +1,271 @@
+"""WebSockets: the handshake and the frames of RFC 6455, and a client of another make."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import signal
+import struct
+
+import pytest
+import websockets
+from harness.waiting import until
+
+KEY = base64.b64encode(b"0123456789abcdef").decode()
+
+
+@pytest.fixture
+def server(asgi):
+    return asgi()
+
+
+def handshake(path="/ws/echo", **fields):
+    fields = {"Host": "a", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+              "Sec-WebSocket-Key": KEY} | {name.replace("_", "-"): value for name, value in fields.items()}
+    lines = [f"{name}: {value}\r\n" for name, value in fields.items() if value is not None]
+    return f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n"
+
+
+def frame(first, payload=b"", mask=b"\1\2\3\4"):
+    length = len(payload)
+    head = bytes([first]) + (bytes([0x80 | length]) if length < 126 else b"\xfe" + struct.pack(">H", length)
+                             if length < 65536 else b"\xff" + struct.pack(">Q", length))
+    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+
+
+class Raw:
+    """A WebSocket of bytes."""
+
+    def __init__(self, server, path="/ws/echo", **fields):
+        self.connection = server.connect()
+        self.connection.send(handshake(path, **fields))
+        self.head = b""
+        while b"\r\n\r\n" not in self.head:
+            part = self.connection.socket.recv(1)
+            assert part, self.head
+            self.head += part
+
+    def send(self, *frames):
+        self.connection.send(b"".join(frames))
+
+    def exactly(self, count):
+        data = b""
+        while len(data) < count:
+            part = self.connection.socket.recv(count - len(data))
+            if not part:
+                raise EOFError(data)
+            data += part
+        return data
+
+    def frame(self):
+        first, length = self.exactly(2)
+        assert not length & 0x80, "a server does not mask"
+        if length == 126:
+            (length,) = struct.unpack(">H", self.exactly(2))
+        elif length == 127:
+            (length,) = struct.unpack(">Q", self.exactly(8))
+        return first, self.exactly(length)
+
+    def closed(self):
+        """The close code, and then nothing but the end."""
+        first, payload = self.frame()
+        assert first == 0x88, (first, payload)
+        assert self.connection.socket.recv(1) == b""
+        return struct.unpack(">H", payload[:2])[0] if payload else None
+
+
+def test_the_handshake_is_accepted_as_the_rfc_says(server):
+    raw = Raw(server, "/ws/scope?q=1", Sec_WebSocket_Protocol="chat, superchat")
+    accept = base64.b64encode(hashlib.sha1((KEY + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
+    head = raw.head.decode().lower()
+    assert head.startswith("http/1.1 101 ") and "upgrade: websocket\r\n" in head and "connection: upgrade\r\n" in head
+    assert f"sec-websocket-accept: {accept.lower()}\r\n" in head
+    assert "sec-websocket-protocol: superchat\r\n" in head and "x-mine: yes\r\n" in head
+    scope = json.loads(raw.frame()[1])
+    assert (scope["type"], scope["scheme"], scope["path"], scope["query_string"]) == ("websocket", "ws", "/ws/scope", "q=1")
+    assert scope["subprotocols"] == ["chat", "superchat"] and "method" not in scope
+    assert scope["extensions"] == {"websocket.http.response": {}} and scope["asgi"]["spec_version"] == "2.5"
+
+
+@pytest.mark.parametrize("fields, status", [
+    ({"Sec_WebSocket_Version": "8"}, 426), ({"Sec_WebSocket_Version": None}, 426), ({"Sec_WebSocket_Key": None}, 400),
+    ({"Sec_WebSocket_Key": "short"}, 400), ({"Content_Length": "5"}, 400),
+])
+def test_a_wrong_handshake_is_refused_without_the_application(server, fields, status):
+    raw = Raw(server, **fields)
+    assert raw.head.startswith(b"HTTP/1.1 %d " % status)
+    if status == 426:
+        assert b"Sec-WebSocket-Version: 13" in raw.head
+
+
+def test_an_application_denies_with_403_or_with_a_response_of_its_own(server):
+    assert Raw(server, "/ws/deny").head.startswith(b"HTTP/1.1 403 ")
+    raw = Raw(server, "/ws/deny_with")
+    assert raw.head.startswith(b"HTTP/1.1 401 ") and b"x-why: because" in raw.head
+    assert b"go " in raw.connection.socket.recv(100)
+
+
+def test_an_application_that_does_not_answer_the_handshake_is_at_fault(server):
+    server.expect("returned without answering the WebSocket's handshake")
+    server.expect("Expected ASGI message 'websocket.accept'")
+    assert Raw(server, "/ws/silent").head.startswith(b"HTTP/1.1 500 ")
+    assert Raw(server, "/ws/early").head.startswith(b"HTTP/1.1 500 ")
+
+
+def test_messages_come_back_whole(server):
+    raw = Raw(server)
+    raw.send(frame(0x81, "grüße".encode()), frame(0x82, b"\0\1"))
+    assert [raw.frame(), raw.frame()] == [(0x81, "grüße".encode()), (0x82, b"\0\1")]
+    big = os.urandom(1_000_000)
+    raw.send(frame(0x02, big[:300_000]), frame(0x89, b"in between"), frame(0x00, big[300_000:600_000]), frame(0x80, big[600_000:]))
+    assert raw.frame() == (0x8a, b"in between")
+    assert raw.frame() == (0x82, big)
+    raw.send(frame(0x88, struct.pack(">H", 1000)))
+    assert raw.closed() == 1000
+
+
+def test_frames_sent_behind_the_handshake_are_not_lost(server):
+    connection = server.connect()
+    connection.send(handshake().encode() + frame(0x81, b"at once"))
+    data = b""
+    while not data.endswith(b"\x81\x07at once"):
+        part = connection.socket.recv(1000)
+        assert part
+        data += part
+
+
+@pytest.mark.parametrize("frames, code", [
+    ([b"\x81\x01a"], 1002), ([frame(0xc1, b"a")], 1002), ([frame(0x83, b"a")], 1002), ([frame(0x8b, b"a")], 1002),
+    ([frame(0x80, b"a")], 1002), ([frame(0x01, b"a"), frame(0x81, b"b")], 1002), ([frame(0x09, b"")], 1002),
+    ([frame(0x89, bytes(126))], 1002), ([frame(0x88, b"x")], 1002), ([frame(0x81, b"\xff\xfe")], 1007),
+    ([frame(0x01, b"\xc3"), frame(0x80, b"\x28")], 1007),
+], ids=["not masked", "reserved bit", "reserved opcode", "reserved control opcode", "continuation of nothing",
+        "message inside a message", "fragmented ping", "long ping", "half a code", "not UTF-8", "not UTF-8 in parts"])
+def test_a_client_that_breaks_the_protocol_is_told_the_code(server, tmp_path, frames, code):
+    note = tmp_path / "note"
+    raw = Raw(server, f"/ws/echo?{note}")
+    raw.send(*frames)
+    assert raw.closed() == code
+    until(lambda: note.exists() and note.read_text(), "the application to hear of it")
+    assert json.loads(note.read_text())[0] == code
+
+
+def test_a_message_above_the_limit_is_1009(asgi):
+    server = asgi("--websocket-max-message-size", 1000)
+    raw = Raw(server)
+    raw.send(frame(0x82, bytes(1000)))
+    assert raw.frame() == (0x82, bytes(1000))
+    raw.send(frame(0x82, bytes(1001)))
+    assert raw.closed() == 1009
+
+
+@pytest.mark.parametrize("ending, expected", [
+    (frame(0x88, struct.pack(">H", 4002) + b"bye"), [4002, "bye"]), (frame(0x88), [1005, ""]),
+    (None, [1006, "the client left without closing the WebSocket"]),
+])
+def test_the_application_hears_how_its_client_left(server, tmp_path, ending, expected):
+    note = tmp_path / "note"
+    raw = Raw(server, f"/ws/echo?{note}")
+    if ending:
+        raw.send(ending)
+    raw.connection.close()
+    until(lambda: note.exists() and note.read_text(), "the disconnect")
+    assert json.loads(note.read_text()) == expected
+
+
+def test_the_application_closes_with_its_code_and_may_not_send_after_it(server):
+    server.expect("Unexpected ASGI message 'websocket.send', after sending 'websocket.close'")
+    assert Raw(server, "/ws/close").closed() == 4001
+    assert Raw(server, "/ws/return").closed() == 1000
+
+
+def test_an_application_that_raises_closes_with_1011(server):
+    server.expect("Error handling WebSocket GET /ws/raise.*raised in a websocket")
+    assert Raw(server, "/ws/raise").closed() == 1011
+
+
+def test_a_silent_client_is_pinged_and_one_that_does_not_answer_is_disconnected(asgi, tmp_path):
+    server, note = asgi("--websocket-ping-interval", 0.3, "--websocket-ping-timeout", 0.5), tmp_path / "note"
+    raw = Raw(server, f"/ws/echo?{note}")
+    assert raw.frame() == (0x89, b"")
+    raw.send(frame(0x8a))
+    assert raw.frame() == (0x89, b"")
+    assert raw.connection.socket.recv(1) == b""
+    until(lambda: note.exists() and note.read_text(), "the disconnect")
+    assert json.loads(note.read_text())[0] == 1006
+
+
+def test_timeout_does_not_run_for_a_websocket(asgi):
+    server = asgi("--timeout", 0.5)
+    raw = Raw(server)
+    with server.connect() as other:
+        assert other.get("/sleep?0.2").status == 200
+    for _ in range(3):
+        assert server.get("/sleep?0.4").status == 200
+    raw.send(frame(0x81, b"still here"))
+    assert raw.frame() == (0x81, b"still here")
+
+
+def test_send_waits_for_a_client_that_does_not_read_and_all_of_it_arrives(asgi):
+    server = asgi("--response-buffer", 100_000)
+    raw = Raw(server, "/ws/flood?200")
+    assert server.get("/").status == 200
+    for _ in range(200):
+        assert raw.frame() == (0x82, b"x" * 65536)
+
+
+def test_a_client_that_sends_faster_than_it_is_read_is_held_up(asgi):
+    server = asgi("--graceful-timeout", 0.5)
+    server.expect("is cut off after")
+    raw = Raw(server, "/ws/deaf")
+    raw.connection.socket.settimeout(2)
+    with pytest.raises(TimeoutError):
+        for _ in range(1000):
+            raw.send(frame(0x82, bytes(65536)))
+    assert server.get("/").status == 200
+    raw.connection.close()
+
+
+def test_five_hundred_clients_of_another_make_get_their_echoes(asgi):
+    server = asgi("--worker-connections", 1000)
+    host, port = server.address
+
+    async def client(number):
+        async with websockets.connect(f"ws://{host}:{port}/ws/echo", open_timeout=30, compression=None,
+                                      subprotocols=["one", "two"]) as socket:
+            assert socket.subprotocol == "two"
+            for turn in range(5):
+                message = f"{number}-{turn}" * 20
+                await socket.send(message)
+                assert await socket.recv() == message
+                await socket.send(message.encode())
+                assert await socket.recv() == message.encode()
+
+    async def everybody():
+        await asyncio.gather(*(client(number) for number in range(500)))
+
+    asyncio.run(asyncio.wait_for(everybody(), 60))
+
+
+def test_a_websocket_stays_until_its_generation_ends_and_is_closed_with_1012(asgi, tmp_path):
+    server, note = asgi("--graceful-timeout", 3), tmp_path / "note"
+    before = server.get("/pid").body
+    raw = Raw(server, f"/ws/echo?{note}")
+    server.signal(signal.SIGHUP)
+    until(lambda: server.get("/pid").body != before, "the new generation")
+    raw.send(frame(0x81, b"still here"))
+    assert raw.frame() == (0x81, b"still here")
+    assert raw.closed() == 1012
+    until(lambda: note.exists() and note.read_text(), "the disconnect")
+    assert json.loads(note.read_text())[0] == 1012
+
+
+def test_the_access_log_has_the_handshake(asgi):
+    server = asgi("--access-logfile", "-")
+    raw = Raw(server)
+    raw.send(frame(0x88, struct.pack(">H", 1000)))
+    assert raw.closed() == 1000
+    server.get("/")
+    until(lambda: '"GET /ws/echo HTTP/1.1" 101' in server.log.text and '"GET / HTTP/1.1" 200' in server.log.text,
+          "both records")
