@@ -21,7 +21,8 @@ async def read(receive):
     body, parts = b"", 0
     while True:
         event = await receive()
-        assert event["type"] == "http.request", event
+        if event["type"] == "http.disconnect":
+            raise ConnectionResetError("the client has left in the middle of its body")
         body, parts = body + event["body"], parts + 1
         if not event["more_body"]:
             return body, parts

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from harness.crowd import raise_fd_limit
 from harness.waiting import until
 
 LIFESPAN = """
@@ -101,7 +102,7 @@ class App:
     server.wait()
 
 
-@pytest.mark.parametrize("app, path, answer", [("asgi_app:app", "/", b"Hello, world!"), ("plain:app", "/hello", b"hello\n")])
+@pytest.mark.parametrize("app, path, answer", [("asgi_app:app", "/", b"Hello, world!"), ("plain:app", "/", b"hello\n")])
 def test_auto_serves_either(serve, app, path, answer):
     server = serve(app, "-k", "auto")
     assert server.get(path).body == answer
@@ -144,6 +145,7 @@ def test_a_request_behind_a_blocked_loop_goes_to_another_worker(asgi):
 
 
 def test_a_thousand_requests_that_wait_a_second_are_answered_together(asgi):
+    raise_fd_limit(4096)
     server = asgi("--worker-connections", 2000)
     connections = [server.connect(timeout=30) for _ in range(1000)]
     for connection in connections:
@@ -154,6 +156,7 @@ def test_a_thousand_requests_that_wait_a_second_are_answered_together(asgi):
         last = time.monotonic()
         first = first or last
         connection.close()
+    # 2 s on a quiet machine; one after the other would be a thousand.
     assert last - first < 10
 
 
@@ -231,7 +234,6 @@ def test_a_client_that_sends_nothing_more_of_its_body_is_given_up(asgi):
     with server.connect() as connection:
         connection.request("POST", "/echo", [("Content-Length", "10")])
         connection.send("abc")
-        server.expect(".*") if False else None
         assert connection.response().status == 408
 
 

@@ -37,6 +37,8 @@ use std::time::{Duration, Instant};
 const TICK: i32 = 1;
 /// Milliseconds after which deadlines are looked at again while requests are in the application.
 const LOOK_EVERY: i32 = 1000;
+/// How long a loop that turns may take to do so.
+const ANSWER_WITHIN: Duration = Duration::from_millis(50);
 /// Milliseconds until records that the journal did not take are offered again.
 const FLUSH_LOG_EVERY: i32 = 5;
 
@@ -219,6 +221,7 @@ impl Reactor {
         while !self.finished.load(Ordering::SeqCst) {
             let turns = coroutines.turns();
             let timeout = self.time_to_look(&mut watch, &mut hands);
+            self.deal_with_overdue(coroutines, turns, &mut hands);
             let (front, set) = sys::wait_for_two(coroutines.front(), self.epoll_fd(), timeout);
             if front {
                 self.turn_front(coroutines, &mut hands);
@@ -230,6 +233,26 @@ impl Reactor {
             }
         }
         self.end_process_if_stuck();
+    }
+
+    /// The loop was asked for the stacks of lanes whose `timeout` has passed. If it does not turn it is what hangs, and its
+    /// thread's stack says where.
+    fn deal_with_overdue(self: &Arc<Self>, coroutines: &Coroutines, turns: u64, hands: &mut Hands) {
+        if lock(&coroutines.overdue).is_empty() {
+            return;
+        }
+        let until = Instant::now() + ANSWER_WITHIN;
+        while coroutines.turns() == turns {
+            if sys::wait_for(coroutines.front(), libc::POLLIN, TICK).unwrap_or(false) {
+                self.turn_front(coroutines, hands);
+            }
+            if Instant::now() >= until {
+                for lane in self.take_overdue() {
+                    self.time_out_lane(lane, None);
+                }
+                return;
+            }
+        }
     }
 
     /// Looks around; milliseconds until it must be done again.
