@@ -11,7 +11,7 @@ use super::{Shared, fault, name_of};
 use crate::bridge::direct::duplicate;
 use crate::bridge::wsgi::access;
 use crate::bridge::wsgi::declared::Declared;
-use crate::bridge::wsgi::fault::exit_status;
+use crate::bridge::wsgi::fault::{Named, exit_status};
 use crate::bridge::wsgi::lane::lock;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -63,7 +63,7 @@ struct State {
     receivers: Waiters,
     senders: Waiters,
     /// For records once the exchange is gone.
-    name: Option<String>,
+    name: Option<Named>,
 }
 
 /// See the module.

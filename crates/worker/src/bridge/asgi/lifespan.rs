@@ -7,6 +7,7 @@
 use super::awaitable::{Awaited, Source, Waiters};
 use super::event::Event;
 use super::{Shared, fault};
+use crate::bridge::wsgi::fault::Named;
 use crate::bridge::wsgi::lane::lock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -240,7 +241,8 @@ impl Inner {
                 };
             }
             (Outcome::Started, Some(error)) => {
-                fault::raised(py, &self.shared.log, faults, "Error in the application's", "lifespan", error);
+                let lifespan = Named { line: "lifespan".to_owned(), id: None };
+                fault::raised(py, &self.shared.log, faults, "Error in the application's", &lifespan, error);
                 state.outcome = Outcome::Ended;
             }
             (Outcome::Started, None) => state.outcome = Outcome::Ended,

@@ -12,7 +12,7 @@ pub(crate) mod lifespan;
 mod scope;
 mod websocket;
 
-use crate::bridge::wsgi::fault::Faults;
+use crate::bridge::wsgi::fault::{Faults, Named};
 use crate::bridge::wsgi::lane::lock;
 use crate::drivers::recycling::Recycling;
 use awaitable::Done;
@@ -292,7 +292,8 @@ fn methods(cycle: &Bound<'_, PyAny>) -> PyResult<(Py<PyAny>, Py<PyAny>, Py<PyAny
 }
 
 /// `GET /path`, safe to be shown.
-fn name_of(exchange: &Exchange) -> String {
+fn name_of(exchange: &Exchange) -> Named {
     let (head, bytes) = (exchange.head(), exchange.bytes());
-    format!("{} {}", head.method_span.of(bytes).escape_ascii(), head.target.of(bytes).escape_ascii())
+    let line = format!("{} {}", head.method_span.of(bytes).escape_ascii(), head.target.of(bytes).escape_ascii());
+    Named { line, id: exchange.request_id().map(|id| String::from_utf8_lossy(id).into_owned()) }
 }

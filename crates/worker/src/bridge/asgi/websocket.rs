@@ -11,7 +11,7 @@ use super::http::is_cancelled;
 use super::{Shared, fault, name_of};
 use crate::bridge::wsgi::access;
 use crate::bridge::wsgi::declared::Declared;
-use crate::bridge::wsgi::fault::exit_status;
+use crate::bridge::wsgi::fault::{Named, exit_status};
 use crate::bridge::wsgi::lane::lock;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -62,7 +62,7 @@ struct State {
     cancelled: bool,
     receivers: Waiters,
     senders: Waiters,
-    name: String,
+    name: Named,
 }
 
 /// See the module.
@@ -140,7 +140,7 @@ impl WebSocketCycle {
         match pinged {
             Some(at) if !shared.ping_timeout.is_zero() && now.saturating_duration_since(at) >= shared.ping_timeout => {
                 slog::info!(shared.log, "a WebSocket's client did not answer a ping and was disconnected";
-                    "setting" => "websocket_ping_timeout", "request" => &state.name);
+                    "setting" => "websocket_ping_timeout", "request" => &state.name.line);
                 self.inner.shut(&mut state, code::ABNORMAL, "the client did not answer a ping");
                 self.inner.release(py, state);
             }
@@ -312,7 +312,7 @@ impl Inner {
     fn over(&self, state: &mut State, how: Closed, ours: bool) {
         if how.fault {
             slog::info!(self.shared.log, "a WebSocket's client broke the protocol: {}", how.reason;
-                "code" => how.code, "request" => &state.name);
+                "code" => how.code, "request" => &state.name.line);
         }
         state.stage = Stage::Over(Over { code: how.code, reason: how.reason, ours });
         if let Some(exchange) = state.exchange.take() {

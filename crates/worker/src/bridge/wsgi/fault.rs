@@ -16,7 +16,7 @@ pub(in crate::bridge) struct Faults {
 }
 
 /// A request as records name it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(in crate::bridge) struct Named {
     /// `GET /path`, safe to be shown.
     pub(in crate::bridge) line: String,
@@ -32,7 +32,14 @@ impl Faults {
 
     /// Records why the response to `request` ended early. `gone`: the client has left, and how; `body`: the request body
     /// could not be read, and why. An exception that only says so again is no fault of the application.
-    pub(in crate::bridge) fn report(&self, py: Python<'_>, stop: &Stop, request: &Named, gone: Option<&str>, body: Option<&str>) {
+    pub(in crate::bridge) fn report(
+        &self,
+        py: Python<'_>,
+        stop: &Stop,
+        request: &Named,
+        gone: Option<&str>,
+        body: Option<&str>,
+    ) {
         let error = match stop {
             Stop::Gone => return self.report_abandoned(request, gone.unwrap_or("it has closed the connection")),
             Stop::Raised(error) if error.is_instance_of::<PyOSError>(py) && (gone.or(body)).is_some() => {
