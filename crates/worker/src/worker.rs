@@ -45,7 +45,7 @@ struct Booted {
 
 /// The application, and what serves it.
 enum Served {
-    Wsgi(WsgiBridge),
+    Wsgi(Box<WsgiBridge>),
     Asgi(asyncio::Parts),
 }
 
@@ -115,7 +115,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         return Ok(Booted { reactor, application, settings });
     }
     let application = match WsgiBridge::new(py, application, &settings, logger, log.access()) {
-        Ok(bridge) => Served::Wsgi(bridge),
+        Ok(bridge) => Served::Wsgi(Box::new(bridge)),
         Err(error) => {
             reactor.tell(&FromWorker::BootFault(machine_fault(format!("the WSGI bridge cannot be made: {error}"))));
             std::process::exit(CANNOT_BOOT);
@@ -155,7 +155,7 @@ impl Booted {
         match application {
             Served::Wsgi(bridge) => {
                 ready();
-                drivers::threads::run(py, &reactor, bridge, &settings)
+                drivers::threads::run(py, &reactor, *bridge, &settings)
             }
             Served::Asgi(parts) => match asyncio::start(py, &reactor, parts, &settings) {
                 Ok(Some(started)) => {
