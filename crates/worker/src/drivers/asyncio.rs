@@ -183,7 +183,10 @@ impl Started {
             slog::crit!(driver.reactor.log, "the event loop has ended by an exception"; "error" => %error);
         }
         driver.reactor.finish();
-        if driver.reactor.lanes.inside() == 0 {
+        if driver.reactor.lanes.inside() > 0 && driver.bridge.shared.exit_status().is_none() {
+            // The standby names what is cut off, and ends the process.
+            py.detach(|| std::thread::sleep(FAREWELL));
+        } else if driver.reactor.lanes.inside() == 0 {
             let closed = self.module.bind(py).getattr("close").and_then(|close| close.call1((event_loop,)));
             if let Err(error) = closed {
                 error.print(py);
