@@ -33,7 +33,7 @@ const UNMADE: &str = "nothing reads it, in Gunicorn neither";
 
 /// The pools that are built.
 pub(crate) const POOLS: &[WorkerClass] =
-    &[WorkerClass::Sync, WorkerClass::Gthread, WorkerClass::Asgi, WorkerClass::Auto];
+    &[WorkerClass::Sync, WorkerClass::Gthread, WorkerClass::Gevent, WorkerClass::Asgi, WorkerClass::Auto];
 
 /// The entry of a name or an alias.
 pub(crate) fn find(name: &str) -> Option<&'static Setting> {

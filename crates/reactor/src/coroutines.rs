@@ -50,8 +50,8 @@ pub(crate) struct Coroutines {
     rung: AtomicBool,
     turns: AtomicU64,
     lanes: Mutex<Free>,
-    /// Lanes whose `timeout` has passed while the loop turns.
-    overdue: Mutex<Vec<usize>>,
+    /// Lanes whose `timeout` has passed while the loop turns, each with its request.
+    overdue: Mutex<Vec<(usize, u64)>>,
     /// The driver has something to do between the last request and the end.
     held: AtomicBool,
 }
@@ -99,8 +99,8 @@ impl Coroutines {
         self.held.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn note_overdue(&self, lane: usize) {
-        lock(&self.overdue).push(lane);
+    pub(crate) fn note_overdue(&self, lane: usize, request: u64) {
+        lock(&self.overdue).push((lane, request));
         self.ring();
     }
 }
@@ -137,7 +137,14 @@ impl Reactor {
 
     /// The lanes whose `timeout` has passed. For each, the driver takes the stack and calls [`Reactor::time_out_lane`].
     pub fn take_overdue(&self) -> Vec<usize> {
-        self.coroutines.as_ref().map(|coroutines| std::mem::take(&mut *lock(&coroutines.overdue))).unwrap_or_default()
+        let Some(coroutines) = &self.coroutines else { return Vec::new() };
+        let overdue = std::mem::take(&mut *lock(&coroutines.overdue));
+        // A lane may have another request by now, whose time is not over.
+        let is_same = |&(lane, request): &(usize, u64)| {
+            let glance = self.sheet.lane(lane).and_then(|record| record.glance());
+            glance.is_some_and(|glance| glance.request == request)
+        };
+        overdue.into_iter().filter(is_same).map(|(lane, _)| lane).collect()
     }
 
     /// Gives the exchange's request a lane. None: there is no free one, which [`Reactor::next`] prevents.

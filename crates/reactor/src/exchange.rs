@@ -286,6 +286,15 @@ impl Exchange {
         self.connection().map_or(-1, |connection| connection.socket.as_raw_fd())
     }
 
+    /// As [`Exchange::raw_fd`], for an application that is going to read and write itself. If the client has offered
+    /// another protocol, that is taken to be spoken, and no `timeout` runs.
+    pub fn lend_socket(&mut self) -> RawFd {
+        if self.head().upgrade.is_some() {
+            self.note_state(LaneState::Client);
+        }
+        self.raw_fd()
+    }
+
     /// How long the complete request waited for this lane.
     pub fn waited(&self) -> Duration {
         self.waited

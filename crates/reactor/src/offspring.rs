@@ -15,7 +15,7 @@ static OURS: [AtomicU64; MOST_FDS / 64] = [const { AtomicU64::new(0) }; MOST_FDS
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process was forked by the application. It shares the scoreboard with the worker, but has no part in it.
-pub(crate) fn in_child() -> bool {
+pub fn in_child() -> bool {
     IN_CHILD.load(Ordering::Relaxed)
 }
 

@@ -127,7 +127,7 @@ impl Reactor {
                 watch.dealt_with[lane] = glance.request;
                 match self.coroutines.as_ref().filter(|_| !self.standby_in_charge.load(Ordering::SeqCst)) {
                     // Only the loop knows where the coroutine stands.
-                    Some(coroutines) => coroutines.note_overdue(lane),
+                    Some(coroutines) => coroutines.note_overdue(lane, glance.request),
                     None => self.time_out(lane, glance, None),
                 }
                 continue;

@@ -5,6 +5,7 @@
 //! [`crate::worker::run`].
 
 use crate::application::{self, Application};
+use crate::drivers::gevent;
 use crate::fork::{Role, fork_worker};
 use crate::worker::{self, Place};
 use crate::{identity, output, signals};
@@ -96,6 +97,9 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
     }
     identity::take(&settings)?;
     application::prepare(py, &settings)?;
+    if settings.worker_class == "gevent" {
+        gevent::patch(py)?;
+    }
     let mut warnings = Vec::new();
     let application = if settings.preload_app {
         let application = output::captured(py, &settings, || application::load(py, &settings))?;

@@ -1,7 +1,7 @@
 //! The worker process, from the fork to the exit.
 
 use crate::bridge::wsgi::WsgiBridge;
-use crate::drivers::asyncio;
+use crate::drivers::{asyncio, gevent};
 use crate::mold::{Mold, say_hello};
 use crate::{application, drivers, identity, offspring, output, signals, stacks};
 use pyo3::prelude::*;
@@ -63,6 +63,11 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
     if let Err(error) = output::capture(&settings) {
         let path = &settings.log.errorlog;
         return Err((channel, machine_fault(format!("capture_output: {path} cannot be opened: {error}"))));
+    }
+    if settings.worker_class == "gevent"
+        && let Err(fault) = gevent::after_fork(py)
+    {
+        return Err((channel, fault));
     }
     let application = match application.map_or_else(|| application::load(py, &settings), Ok) {
         Ok(application) => application,
@@ -152,7 +157,21 @@ impl Booted {
             return CANNOT_BOOT;
         }
         let ready = || reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
+        let refuse = |fault| {
+            reactor.tell(&FromWorker::BootFault(fault));
+            reactor.finish();
+            CANNOT_BOOT
+        };
         match application {
+            Served::Wsgi(bridge) if settings.worker_class == "gevent" => {
+                match gevent::start(py, &reactor, *bridge, &settings) {
+                    Ok(started) => {
+                        ready();
+                        started.serve(py)
+                    }
+                    Err(fault) => refuse(fault),
+                }
+            }
             Served::Wsgi(bridge) => {
                 ready();
                 drivers::threads::run(py, &reactor, *bridge, &settings)
@@ -163,11 +182,7 @@ impl Booted {
                     started.serve(py)
                 }
                 Ok(None) => 0,
-                Err(fault) => {
-                    reactor.tell(&FromWorker::BootFault(fault));
-                    reactor.finish();
-                    CANNOT_BOOT
-                }
+                Err(fault) => refuse(fault),
             },
         }
     }

@@ -7,4 +7,5 @@ pub(crate) mod asgi;
 mod direct;
 pub(crate) mod wsgi;
 
+pub(crate) use direct::references;
 pub(crate) use wsgi::lane::Lane;

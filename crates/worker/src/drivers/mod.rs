@@ -1,6 +1,7 @@
 //! Where application code runs: one driver per kind of lane. No HTTP rule is in here.
 
 pub(crate) mod asyncio;
+pub(crate) mod gevent;
 pub(crate) mod recycling;
 pub(crate) mod threads;
 

@@ -41,6 +41,7 @@ impl Faults {
         body: Option<&str>,
     ) {
         let error = match stop {
+            Stop::TakenOver => return,
             Stop::Gone => return self.report_abandoned(request, gone.unwrap_or("it has closed the connection")),
             Stop::Raised(error) if error.is_instance_of::<PyOSError>(py) && (gone.or(body)).is_some() => {
                 return self.report_abandoned(request, gone.or(body).unwrap_or_default());
@@ -115,7 +116,7 @@ impl Faults {
 }
 
 /// The status with which the worker leaves, if the application has raised what ends an interpreter.
-pub(in crate::bridge) fn exit_status(py: Python<'_>, error: &PyErr) -> Option<i32> {
+pub(crate) fn exit_status(py: Python<'_>, error: &PyErr) -> Option<i32> {
     if error.is_instance_of::<PyKeyboardInterrupt>(py) {
         return Some(130);
     }

@@ -1,7 +1,8 @@
 //! `wsgi.input`: the request body as a stream (PEP 3333, "Input and Error Streams").
 //!
 //! Owns a buffered body, or reads a streamed one through the lane. Knows no framing: the end of the stream is the end of
-//! the body. Invariants: the interpreter lock is not held while the client or the disk is waited for; an error stays an
+//! the body. Invariants: the interpreter lock is not held while the client or the disk is waited for (a greenlet waits in the
+//! hub, which gives it up; its disk is waited for like any other file's, without the lock); an error stays an
 //! error, so a truncated body is never taken for a complete one.
 
 use super::lane::{Ended, Lane, lock};
@@ -10,7 +11,7 @@ use pyo3::exceptions::{
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt};
-use rgunicorn_reactor::{BodyError, BufferedBody};
+use rgunicorn_reactor::{BodyError, BufferedBody, Read};
 use std::sync::{Arc, Mutex};
 
 /// Bytes asked for at once.
@@ -54,6 +55,26 @@ pub(super) struct Input {
     lane: Arc<Lane>,
     serial: u64,
     state: Mutex<State>,
+}
+
+/// What is read, `usize::MAX` being all of it.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Bytes(usize),
+    Line(usize),
+}
+
+impl Wanted {
+    /// How much of what was read ahead answers it, if it is enough. `looked_at`: bytes known to have no line's end.
+    fn enough(self, ahead: &[u8], looked_at: usize) -> Option<usize> {
+        match self {
+            Wanted::Bytes(most) => (ahead.len() >= most).then_some(most),
+            Wanted::Line(most) => {
+                let end = memchr::memchr(b'\n', &ahead[looked_at..]).map(|at| looked_at + at + 1);
+                end.map(|end| end.min(most)).or((ahead.len() >= most).then_some(most))
+            }
+        }
+    }
 }
 
 struct State {
@@ -126,14 +147,31 @@ impl Input {
         Some(piece)
     }
 
-    /// Anything else: without the interpreter lock.
-    fn wait<'py>(
-        &self,
-        py: Python<'py>,
-        read: impl FnOnce(&mut State, &Lane, u64) -> Result<Vec<u8>, Failure> + Send,
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        let data = py.detach(|| read(&mut lock(&self.state), &self.lane, self.serial));
+    /// Anything else: without the interpreter lock, or in the hub.
+    fn wait<'py>(&self, py: Python<'py>, wanted: Wanted) -> PyResult<Bound<'py, PyBytes>> {
+        if !self.lane.waiting().blocks() && self.is_streamed(py) {
+            let data = self.lane.waiting().until(py, || {
+                lock(&self.state).poll(py, wanted, &self.lane, self.serial).map_err(Failure::into_error)
+            })?;
+            return Ok(PyBytes::new(py, &data));
+        }
+        let data = py.detach(|| {
+            let mut state = lock(&self.state);
+            match wanted {
+                Wanted::Bytes(most) => state.read(most, &self.lane, self.serial),
+                Wanted::Line(most) => state.read_line(most, &self.lane, self.serial),
+            }
+        });
         data.map(|data| PyBytes::new(py, &data)).map_err(Failure::into_error)
+    }
+
+    /// Whether the body still comes from the client. A state that another thread reads in is waited for.
+    fn is_streamed(&self, py: Python<'_>) -> bool {
+        let look = |state: &State| matches!(state.source, Source::Streamed);
+        match self.state.try_lock() {
+            Ok(state) => look(&state),
+            Err(_) => py.detach(|| look(&lock(&self.state))),
+        }
     }
 
     fn line<'py>(&self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
@@ -144,7 +182,7 @@ impl Input {
         };
         match self.at_once(py, cut) {
             Some(line) => Ok(line),
-            None => self.wait(py, move |state, lane, serial| state.read_line(most, lane, serial)),
+            None => self.wait(py, Wanted::Line(most)),
         }
     }
 }
@@ -156,7 +194,7 @@ impl Input {
         let most = wanted(size)?.unwrap_or(usize::MAX);
         match self.at_once(py, |rest| rest.len().min(most)) {
             Some(data) => Ok(data),
-            None => self.wait(py, move |state, lane, serial| state.read(most, lane, serial)),
+            None => self.wait(py, Wanted::Bytes(most)),
         }
     }
 
@@ -232,7 +270,62 @@ impl State {
         }
     }
 
+    /// As [`State::read`] and [`State::read_line`], without waiting. None: the client is to be waited for; what has come
+    /// is kept.
+    fn poll(&mut self, py: Python<'_>, wanted: Wanted, lane: &Lane, serial: u64) -> Result<Option<Vec<u8>>, Failure> {
+        let mut looked_at = 0;
+        loop {
+            if let Some(n) = wanted.enough(&self.ahead[self.at..], looked_at) {
+                return Ok(Some(self.take_ahead(n)));
+            }
+            match &self.source {
+                Source::Streamed => {}
+                Source::Failed(failure) => return Err(failure.clone()),
+                Source::Ended | Source::Buffered(_) => return Err(Failure::Ended),
+            }
+            self.ahead.drain(..self.at);
+            self.at = 0;
+            looked_at = self.ahead.len();
+            self.ahead.resize(looked_at + STEP, 0);
+            let polled = lane.with(py, serial, |work, hands| {
+                let Some(exchange) = work.exchange.as_mut() else { return Err(BodyError::Truncated) };
+                let result = exchange.poll_body(&mut self.ahead[looked_at..], hands);
+                if let Err(error) = &result {
+                    work.body_error = Some((error.status(), error.to_string()));
+                }
+                result
+            });
+            let new = if let Ok(Ok(Read::Data(n))) = &polled { *n } else { 0 };
+            self.ahead.truncate(looked_at + new);
+            match polled.map_err(|Ended| Failure::Ended)? {
+                Ok(Read::Data(_)) => {}
+                Ok(Read::Pending) => return Ok(None),
+                Ok(Read::End) => {
+                    return Ok(Some(self.take_ahead(match wanted {
+                        Wanted::Bytes(most) | Wanted::Line(most) => most,
+                    })));
+                }
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: BodyError) -> Failure {
+        let text = error.to_string();
+        let failure = match error {
+            BodyError::Truncated => Failure::Truncated(text),
+            BodyError::TimedOut => Failure::TimedOut(text),
+            BodyError::Rejected(_) => Failure::Rejected(text),
+            BodyError::Failure(_) => Failure::Disk(text),
+        };
+        self.source = Source::Failed(failure.clone());
+        failure
+    }
+
     fn take_ahead(&mut self, most: usize) -> Vec<u8> {
+        if self.at == 0 && most >= self.ahead.len() {
+            return std::mem::take(&mut self.ahead);
+        }
         let end = self.at.saturating_add(most).min(self.ahead.len());
         let data = self.ahead[self.at..end].to_vec();
         self.at = end;
@@ -260,17 +353,7 @@ impl State {
             Source::Ended => return Err(Failure::Ended),
             Source::Failed(failure) => return Err(failure.clone()),
         };
-        result.map_err(|error| {
-            let text = error.to_string();
-            let failure = match error {
-                BodyError::Truncated => Failure::Truncated(text),
-                BodyError::TimedOut => Failure::TimedOut(text),
-                BodyError::Rejected(_) => Failure::Rejected(text),
-                BodyError::Failure(_) => Failure::Disk(text),
-            };
-            self.source = Source::Failed(failure.clone());
-            failure
-        })
+        result.map_err(|error| self.fail(error))
     }
 }
 

@@ -5,9 +5,14 @@
 //! which compare it. Invariants: an object of an earlier request never reaches a later one; nobody waits for a lock here
 //! while holding the interpreter lock, and nobody takes the interpreter lock while holding a lock of these.
 //! Order of the locks: `work`, then `hands`.
+//!
+//! A lane that is a greenlet never waits in the kernel: it asks, and if the client is to be waited for it switches to the
+//! hub until its driver calls [`Lane::wake`]. No lock is held over a switch, since another greenlet of the same thread
+//! would wait for it for ever.
 
 use super::declared::Declared;
 use super::responder::Kept;
+use super::waiting::Waiting;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -22,7 +27,8 @@ const LONG: usize = 64 * 1024;
 /// See the module. One per place where application code runs: thread, greenlet.
 #[derive(Default)]
 pub(crate) struct Lane {
-    hands: Mutex<Hands>,
+    hands: Arc<Mutex<Hands>>,
+    waiting: Waiting,
     work: Mutex<Work>,
     /// Python objects that can be used again, since nobody has kept them.
     pub(super) kept: Mutex<Option<Kept>>,
@@ -43,6 +49,8 @@ pub(super) struct Work {
     framing: Option<BodyFraming>,
     /// The application gave a body where HTTP has none.
     bodiless: bool,
+    /// Its `timeout` has passed, and that is recorded.
+    timed_out: bool,
 }
 
 /// What is left of a request when the application has answered it.
@@ -53,6 +61,8 @@ pub(super) struct Ending {
     pub(super) framing: Option<BodyFraming>,
     /// The application gave a body where HTTP has none.
     pub(super) bodiless: bool,
+    /// Its `timeout` has passed, and that is recorded.
+    pub(super) timed_out: bool,
     /// The client has left.
     pub(super) gone: Option<io::Error>,
     /// Why the request body could not be read to its end, if so, and the status of an answer that says so.
@@ -62,7 +72,15 @@ pub(super) struct Ending {
 impl Ending {
     /// Of a request for which the application is not called.
     pub(super) fn unbegun(exchange: Box<Exchange>) -> Ending {
-        Ending { exchange, declared: Declared::default(), framing: None, bodiless: false, gone: None, body_error: None }
+        Ending {
+            exchange,
+            declared: Declared::default(),
+            framing: None,
+            bodiless: false,
+            timed_out: false,
+            gone: None,
+            body_error: None,
+        }
     }
 }
 
@@ -79,12 +97,39 @@ pub(super) enum Unsent {
     Undeclared,
     /// What it was called with cannot be sent.
     Fault(ResponseFault),
+    /// Somebody has thrown this into the greenlet while it waited for the client.
+    Thrown(PyErr),
 }
 
 impl Lane {
     /// A lane that has not served yet.
     pub(crate) fn new() -> Lane {
         Lane::default()
+    }
+
+    /// A lane that waits by switching to the hub, and shares the reactor's things with the others of its thread.
+    pub(crate) fn of_hub(hands: &Arc<Mutex<Hands>>, event: Py<PyAny>) -> Lane {
+        Lane { hands: Arc::clone(hands), waiting: Waiting::in_hub(event), ..Lane::default() }
+    }
+
+    /// How the lane waits for its client.
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.waiting
+    }
+
+    /// Something has happened to the connection of the request in work.
+    pub(crate) fn wake(&self, py: Python<'_>) {
+        self.waiting.wake(py);
+    }
+
+    /// The request is over: nobody has anything to wait for any more.
+    pub(crate) fn end_waiting(&self, py: Python<'_>) {
+        self.waiting.end(py);
+    }
+
+    /// The standby or the driver has answered for this request, which has taken too long.
+    pub(crate) fn note_timeout(&self, py: Python<'_>) {
+        self.lock_work(py).timed_out = true;
     }
 
     /// The lane's own things for the reactor, to be used by its driver while no request runs.
@@ -108,6 +153,7 @@ impl Lane {
         work.body_error = None;
         work.framing = None;
         work.bodiless = false;
+        work.timed_out = false;
     }
 
     /// Ends a request: its objects are of no more use, what is left of it is the caller's.
@@ -119,6 +165,7 @@ impl Lane {
             declared: std::mem::take(&mut work.declared),
             framing: work.framing.take(),
             bodiless: work.bodiless,
+            timed_out: work.timed_out,
             gone: work.gone.take(),
             body_error: work.body_error.take(),
         })
@@ -175,14 +222,32 @@ impl Lane {
             // The object itself is kept for a client that reads slowly: its last reference may be dropped by a thread
             // without the interpreter lock, which pyo3 puts off until somebody has it.
             let owned: OwnedBytes = Arc::new(PyBackedBytes::from(part.clone()));
-            return self.detached_with(py, serial, |work, hands| match work.send_owned(&owned, hands)? {
-                Flow::Go => Ok(()),
-                Flow::Wait => work.wait_for_room(),
-            });
+            let flow = self.detached_with(py, serial, |work, hands| match work.send_owned(&owned, hands)? {
+                Flow::Wait if self.waiting.blocks() => work.wait_for_room().map(|()| Flow::Go),
+                flow => Ok(flow),
+            })?;
+            return self.follow(py, serial, flow);
         }
-        match self.with(py, serial, |work, hands| work.send(data, hands))? {
+        let flow = self.with(py, serial, |work, hands| work.send(data, hands))?;
+        self.follow(py, serial, flow)
+    }
+
+    /// Waits, if there is a need for it, until the client has read enough.
+    fn follow(&self, py: Python<'_>, serial: u64, flow: Result<Flow, Unsent>) -> Result<Result<(), Unsent>, Ended> {
+        match flow {
             Ok(Flow::Go) => Ok(Ok(())),
-            Ok(Flow::Wait) => self.detached_with(py, serial, |work, _| work.wait_for_room()),
+            Ok(Flow::Wait) if self.waiting.blocks() => self.detached_with(py, serial, |work, _| work.wait_for_room()),
+            Ok(Flow::Wait) => {
+                let room = self.waiting.until(py, || {
+                    Ok(match self.with(py, serial, |work, _| work.order(Exchange::poll_room)) {
+                        Ok(Ok(true)) => Some(Ok(Ok(()))),
+                        Ok(Ok(false)) => None,
+                        Ok(Err(unsent)) => Some(Ok(Err(unsent))),
+                        Err(ended) => Some(Err(ended)),
+                    })
+                });
+                room.unwrap_or_else(|error| Ok(Err(Unsent::Thrown(error))))
+            }
             Err(unsent) => Ok(Err(unsent)),
         }
     }

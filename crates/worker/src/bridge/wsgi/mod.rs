@@ -17,14 +17,18 @@ pub(in crate::bridge) mod lane;
 mod responder;
 mod sending;
 mod socket;
+mod waiting;
+
+pub(crate) use fault::exit_status;
 
 use super::direct::call2;
 use environ::{Caches, EnvironTemplate, Unmade};
 use errors::Errors;
-use fault::{Faults, Named, exit_status};
+use fault::{Faults, Named};
 use file_wrapper::FileTypes;
 use input::Input;
 use lane::{Ending, Lane, lock};
+use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use responder::Kept;
@@ -41,6 +45,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) enum Served {
     /// The next one.
     Continue,
+    /// The next one, if it is a thread. A greenlet ends: somebody has thrown into it what is to end it.
+    Thrown,
     /// Leaves with this status: the application has ended the interpreter.
     Exit(i32),
 }
@@ -141,7 +147,17 @@ impl WsgiBridge {
             }
             Err(error) => (None, Some(Stop::Raised(error))),
         };
+        let stop = match stop {
+            // What Flask-Sock does when its WebSocket is over: nothing of a response may follow.
+            Some(Stop::Raised(error))
+                if error.is_instance_of::<PyStopIteration>(py) && kept.socket.get().is_taken() =>
+            {
+                Some(Stop::TakenOver)
+            }
+            stop => stop,
+        };
         let mut exit = stop.as_ref().and_then(|stop| stop.exit_status(py));
+        let thrown = stop.as_ref().is_some_and(|stop| stop.ends_greenlet(py));
         let close = result.as_ref().filter(|result| may_close(result));
         let request = match lane.end(py) {
             Some(ending) => self.finish(py, lane, ending, Some(environ), stop, close.is_some()),
@@ -153,7 +169,7 @@ impl WsgiBridge {
             exit = exit.or(exit_status(py, &error));
             self.faults.report_close(py, &error, &request.unwrap_or_default());
         }
-        exit.map_or(Served::Continue, Served::Exit)
+        exit.map_or(if thrown { Served::Thrown } else { Served::Continue }, Served::Exit)
     }
 
     /// Ends the response, records what is to be recorded, and gives the connection back. Returns the request's name if
@@ -167,7 +183,9 @@ impl WsgiBridge {
         stop: Option<Stop>,
         named: bool,
     ) -> Option<Named> {
-        let Ending { mut exchange, declared, framing, bodiless, gone, body_error } = ending;
+        let Ending { mut exchange, declared, framing, bodiless, timed_out, gone, body_error } = ending;
+        // The record of its timeout has said all; what was thrown into its greenlet is the same news.
+        let stop = if timed_out { stop.map(|_| Stop::Gone) } else { stop };
         let sent = exchange.body_sent();
         let missing = match framing {
             Some(BodyFraming::Length(length)) if stop.is_none() => length.saturating_sub(sent),
@@ -184,7 +202,7 @@ impl WsgiBridge {
                 let (blame, unread) = body_error.unzip();
                 self.faults.report(py, stop, request, gone.as_deref(), unread.as_deref());
                 match stop {
-                    Stop::Gone => exchange.abort(),
+                    Stop::Gone | Stop::TakenOver => exchange.abort(),
                     Stop::Raised(_) | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) => {
                         // Whose fault an unreadable body is was decided where it was read.
                         let status = blame.filter(|_| stop.is_os_error(py)).unwrap_or(500);

@@ -92,6 +92,7 @@ impl Responder {
             Err(Unsent::Gone) => Err(PyBrokenPipeError::new_err("the client has left")),
             Err(Unsent::Undeclared) => Err(PyAssertionError::new_err("write was called before start_response")),
             Err(Unsent::Fault(fault)) => Err(PyValueError::new_err(fault.to_string())),
+            Err(Unsent::Thrown(error)) => Err(error),
         }
     }
 
@@ -108,6 +109,7 @@ impl Responder {
             // Hints are a courtesy: what became of them shows in the response.
             Ok(_) | Err(Unsent::Gone | Unsent::Undeclared) => Ok(()),
             Err(Unsent::Fault(fault)) => Err(PyValueError::new_err(fault.to_string())),
+            Err(Unsent::Thrown(error)) => Err(error),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::declared::kind;
 use super::fault::exit_status;
 use super::file_wrapper::{FileTypes, FileWrapper};
 use super::lane::{Ended, Lane, Unsent};
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use rgunicorn_http::{BodyFraming, ResponseFault};
@@ -27,6 +27,8 @@ pub(in crate::bridge) enum Stop {
     Fault(ResponseFault),
     /// The request does not fit the settings; a sentence about it. The application was not called.
     Misdirected(String),
+    /// The application has spoken to the client itself, over `gunicorn.socket`.
+    TakenOver,
 }
 
 impl Stop {
@@ -34,7 +36,7 @@ impl Stop {
     pub(super) fn is_os_error(&self, py: Python<'_>) -> bool {
         match self {
             Stop::Raised(error) => error.is_instance_of::<PyOSError>(py),
-            Stop::Gone | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) => false,
+            Stop::Gone | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) | Stop::TakenOver => false,
         }
     }
 
@@ -42,7 +44,15 @@ impl Stop {
     pub(super) fn exit_status(&self, py: Python<'_>) -> Option<i32> {
         match self {
             Stop::Raised(error) => exit_status(py, error),
-            Stop::Gone | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) => None,
+            Stop::Gone | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) | Stop::TakenOver => None,
+        }
+    }
+
+    /// Whether this was thrown to end the greenlet or the thread, not only the request (GreenletExit, gevent.Timeout).
+    pub(super) fn ends_greenlet(&self, py: Python<'_>) -> bool {
+        match self {
+            Stop::Raised(error) => !error.is_instance_of::<PyException>(py),
+            Stop::Gone | Stop::Broke(_) | Stop::Fault(_) | Stop::Misdirected(_) | Stop::TakenOver => false,
         }
     }
 }
@@ -61,6 +71,7 @@ impl From<Unsent> for Stop {
                 Stop::Broke("the application has not called start_response before the first bytes of the body".into())
             }
             Unsent::Fault(fault) => Stop::Fault(fault),
+            Unsent::Thrown(error) => Stop::Raised(error),
         }
     }
 }

@@ -10,8 +10,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::os::fd::{IntoRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Seconds; about what poll(2) can wait for.
+const LONGEST_TIMEOUT: f64 = 2_000_000.0;
 
 /// See the module.
 #[pyclass(frozen, module = "rgunicorn", name = "socket")]
@@ -19,16 +22,23 @@ pub(super) struct ConnectionSocket {
     lane: Arc<Lane>,
     serial: AtomicU64,
     made: Mutex<Option<Py<PyAny>>>,
+    taken: AtomicBool,
 }
 
 impl ConnectionSocket {
     pub(super) fn new(lane: Arc<Lane>) -> ConnectionSocket {
-        ConnectionSocket { lane, serial: AtomicU64::new(0), made: Mutex::new(None) }
+        ConnectionSocket { lane, serial: AtomicU64::new(0), made: Mutex::new(None), taken: AtomicBool::new(false) }
     }
 
     /// Belongs to this request from now on.
     pub(super) fn renew(&self, serial: u64) {
         self.serial.store(serial, Ordering::Relaxed);
+        self.taken.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the application has a socket of this request's connection.
+    pub(super) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// The request has ended: lets the duplicate go.
@@ -42,16 +52,32 @@ impl ConnectionSocket {
             .with(py, self.serial.load(Ordering::Relaxed), |work, _| {
                 work.exchange.as_ref().map_or(-1, |exchange| exchange.raw_fd())
             })
-            .map_err(|_| PyValueError::new_err("gunicorn.socket was used after its request had ended"))
+            .map_err(|_| ended())
     }
 
     /// A new `socket.socket` of a duplicate.
     fn make<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let fd = duplicate(self.fd(py)?)?.into_raw_fd();
+        let fd = self
+            .lane
+            .with(py, self.serial.load(Ordering::Relaxed), |work, _| {
+                work.exchange.as_mut().map_or(-1, |exchange| exchange.lend_socket())
+            })
+            .map_err(|_| ended())?;
         let named = PyDict::new(py);
-        named.set_item("fileno", fd)?;
-        py.import("socket")?.getattr("socket")?.call((), Some(&named))
+        named.set_item("fileno", duplicate(fd)?.into_raw_fd())?;
+        let socket = py.import("socket")?.getattr("socket")?.call((), Some(&named))?;
+        if self.lane.waiting().blocks() {
+            // O_NONBLOCK belongs to what is duplicated: it stays, or the reactor would block, and a socket without a
+            // timeout would raise BlockingIOError. With one, Python waits by poll(2). gevent's sockets wait in the hub.
+            socket.call_method1("settimeout", (LONGEST_TIMEOUT,))?;
+        }
+        self.taken.store(true, Ordering::Relaxed);
+        Ok(socket)
     }
+}
+
+fn ended() -> PyErr {
+    PyValueError::new_err("gunicorn.socket was used after its request had ended")
 }
 
 #[pymethods]
