@@ -184,6 +184,12 @@ impl Control {
         self.flush(id, epoll, data);
     }
 
+    /// The process that a client is, as it connected.
+    pub(crate) fn pid_of(&self, id: ClientId) -> Option<i32> {
+        let client = self.clients.get(&id)?;
+        getsockopt(&client.stream, PeerCredentials).ok().map(|peer| peer.pid())
+    }
+
     /// Watches the socket again after a lack of fds.
     pub(crate) fn poll_again(&mut self, epoll: &Epoll, data: u64, now: Instant) {
         if self.paused.is_some_and(|until| until <= now) {

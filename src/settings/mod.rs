@@ -157,6 +157,8 @@ pub(crate) struct Settings {
     pub(crate) max_worker_memory_hard: u64,
     /// Time after which a worker is replaced; zero: never.
     pub(crate) max_worker_lifetime: Duration,
+    /// Time without request or connection after which the instance ends; zero: never.
+    pub(crate) idle_timeout: Duration,
     /// Import the application in the mold.
     pub(crate) preload_app: bool,
     /// Refuse to fork an application that a fork copies badly.

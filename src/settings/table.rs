@@ -200,8 +200,9 @@ pub(crate) static SETTINGS: &[Setting] = &[
               added per worker, so that workers that were born together are not replaced together. 0: never."),
     Setting::new("idle_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("0"), "Seconds without request or connection after which the instance ends")
         .flags(&["--idle-timeout"])
-        .doc("Its socket stays with systemd, and the next connection starts it again. 0: never.")
-        .not_yet(),
+        .doc("Its sockets stay with systemd, and the next connection starts it again, so an instance that is rarely used costs \
+              nothing meanwhile. It ends between one and nine eighths of this time after the last connection was closed. Only \
+              where all its listeners are systemd's; elsewhere it has no effect, and a warning says so. 0: never."),
     Setting::new("reload_strategy", Section::Timeouts, Kind::Choice(&["overlap", "rolling"]), Is("overlap"), "How a reload replaces workers: overlap or rolling")
         .flags(&["--reload-strategy"])
         .doc("overlap: the new generation is complete before the old one retires. rolling: one worker at a time, where memory \

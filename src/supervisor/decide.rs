@@ -182,6 +182,11 @@ impl State {
             (Order::Stop, Life::Starting | Life::Serving) => {
                 self.stop(Manner::Graceful, Outcome::Clean, now, actions);
             }
+            (Order::Rest(after), Life::Serving) if self.reload.is_none() => {
+                actions.push(Action::Record(Record::Idle { after }));
+                self.stop(Manner::Graceful, Outcome::Clean, now, actions);
+            }
+            (Order::Rest(_), Life::Starting | Life::Serving | Life::Stopping { .. }) => {}
             (Order::StopNow, Life::Starting | Life::Serving) => {
                 self.stop(Manner::Quick, Outcome::Clean, now, actions);
             }

@@ -54,6 +54,8 @@ pub(crate) enum Event {
 pub(crate) enum Order {
     /// TERM: finish what was begun, then stop.
     Stop,
+    /// Nobody has used the instance for so long (idle_timeout): as [`Order::Stop`], unless it is busy with a reload.
+    Rest(Duration),
     /// INT, QUIT: stop now.
     StopNow,
     /// HUP: a new generation.

@@ -13,12 +13,14 @@ mod decide_tests;
 mod event;
 mod evidence;
 mod generation;
+mod idle;
 mod memory;
 mod moment;
 mod output;
 mod perform;
 mod pidfile;
 mod process;
+mod proof;
 mod reap;
 mod record;
 mod report;
@@ -44,14 +46,14 @@ pub(crate) use takeover::{VARIABLE as STATE_VARIABLE, answer as answer_upgrade_c
 
 use action::{Action, Outcome};
 use decide::{Purpose, State};
-use event::Event;
+use event::{Event, Order};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use perform::{Passed, Performer, Source, Token};
 use pidfile::PidFile;
 use rgunicorn_log::{Log, LogSettings, Process, event as id};
 use rgunicorn_protocol::BootFaultKind;
-use signals::{Sent, Signals};
+use signals::{Sender, Sent, Signals};
 use slog::{error, info, warn};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -220,8 +222,16 @@ fn turn(
         performer.notifier.status(state.status());
         let now = Instant::now();
         if watchdog.poll_due(now) {
-            performer.notifier.watchdog();
+            feed(&mut watchdog, performer, &state, now);
         }
+        if performer.idle.is_due(now) {
+            let seen = performer.look_for_activity(&state);
+            if let Some(after) = performer.idle.handle_look(seen, now) {
+                performer.events.push_back(Event::Order(Order::Rest(after)));
+                continue;
+            }
+        }
+        performer.poll_ready(now);
         performer.notifier.poll_again(now);
         performer.control.poll_again(&performer.epoll, Token::Control(0).to_u64(), now);
         let deadline = state.deadline(now);
@@ -231,6 +241,8 @@ fn turn(
             performer.notifier.deadline(),
             performer.log_deadline(now),
             performer.control.deadline(),
+            performer.idle.deadline(),
+            performer.ready_deadline(),
         ];
         let wake = wake.into_iter().flatten().min();
         let found = match performer.epoll.wait(&mut ready, timeout(wake, now)) {
@@ -238,6 +250,10 @@ fn turn(
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(format!("the arbiter cannot wait: {errno}")),
         };
+        if ready.iter().take(found).any(|event| matches!(Token::from_u64(event.data()), Some(Token::Control(_)))) {
+            // systemd sends SIGHUP and then starts the helper that asks how it went: the signal comes first.
+            handle_signals(signals, performer);
+        }
         for event in ready.iter().take(found) {
             match Token::from_u64(event.data()) {
                 Some(Token::Signals) => handle_signals(signals, performer),
@@ -254,14 +270,39 @@ fn turn(
     }
 }
 
+/// Feeds the watchdog, if the instance does its work.
+fn feed(watchdog: &mut Watchdog, performer: &mut Performer<'_>, state: &State, now: Instant) {
+    match performer.poll_fault(state, now) {
+        None => {
+            performer.notifier.watchdog();
+            if let Some(time) = watchdog.feed(now) {
+                info!(performer.logger(), "The watchdog is fed again after {}", record::seconds(time));
+            }
+        }
+        Some(reason) => {
+            if let Some(left) = watchdog.withhold(now) {
+                error!(
+                    performer.logger(), "The watchdog is not fed, and systemd starts the service again in {}: {}. {}",
+                    record::seconds(left), reason, performer.account(state); id::WATCHDOG_MISSED
+                );
+            }
+        }
+    }
+}
+
 fn handle_signals(signals: &Signals, performer: &mut Performer<'_>) {
     loop {
         match signals.poll_sent() {
-            Ok(Some(Sent::Child)) => {
+            Ok(Some((Sent::Child, _))) => {
                 performer.handle_deaths();
                 performer.handle_pauses();
             }
-            Ok(Some(Sent::Order(order))) => performer.events.push_back(Event::Order(order)),
+            Ok(Some((Sent::Order(order), sender))) => {
+                if (order, sender) == (Order::Reload, Sender::Parent) {
+                    performer.history.note_signal(Instant::now());
+                }
+                performer.events.push_back(Event::Order(order));
+            }
             Ok(None) => return,
             Err(error) => {
                 warn!(performer.logger(), "Signals cannot be read: {}", error);

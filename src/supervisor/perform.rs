@@ -8,11 +8,12 @@ use super::action::{Action, Notice, Outcome};
 use super::decide::{Life, State};
 use super::event::{Event, Exit, Findings, Plan, Serial};
 use super::evidence;
+use super::idle::Idleness;
 use super::memory::OomCounter;
 use super::output::{self, Output};
 use super::pidfile::PidFile;
 use super::reap::{self, Pause, PidFd};
-use super::report::History;
+use super::report::{History, LateReady};
 use super::spawn;
 use super::takeover::Check;
 use crate::control::{ClientId, Control};
@@ -22,14 +23,14 @@ use crate::systemd::activation::Activated;
 use crate::systemd::fdstore::{FdStore, Returned};
 use crate::systemd::notify::Notifier;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use nix::sys::socket::{self, sockopt};
+use nix::sys::socket::{self, MsgFlags, sockopt};
 use rgunicorn_log::{Log, Printer, Process, event};
 use rgunicorn_protocol::scoreboard::Owner;
 use rgunicorn_protocol::{Channel, FromWorker, Received, Scoreboard, Sheet, ToWorker};
 use slog::{Level, Logger, debug, error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -127,6 +128,8 @@ pub(super) struct Performer<'a> {
     pub(super) epoll: Epoll,
     pub(super) control: Control,
     pub(super) history: History,
+    pub(super) late_ready: LateReady,
+    pub(super) idle: Idleness,
     pub(super) source: Source<'a>,
     program: PathBuf,
     pub(super) log: Log,
@@ -194,6 +197,8 @@ impl<'a> Performer<'a> {
             epoll,
             control,
             history: History::default(),
+            late_ready: LateReady::default(),
+            idle: Idleness::default(),
             source,
             program,
             log,
@@ -283,9 +288,15 @@ impl<'a> Performer<'a> {
             Action::AbandonUpgrade => self.abandon_upgrade(),
             Action::Upgrade => self.upgrades = true,
             Action::Notify(notice) => match notice {
-                Notice::Ready => self.notifier.ready(state.status()),
-                Notice::Reloading => self.notifier.reloading(),
-                Notice::Stopping => self.notifier.stopping(),
+                Notice::Ready => self.say_ready(state.status()),
+                Notice::Reloading => {
+                    self.say_late_ready();
+                    self.notifier.reloading();
+                }
+                Notice::Stopping => {
+                    self.say_late_ready();
+                    self.notifier.stopping();
+                }
                 Notice::Extend(time) => self.notifier.extend(time),
             },
             Action::Record(record) => {
@@ -503,6 +514,9 @@ impl<'a> Performer<'a> {
                 self.history.hear(Level::Info, remark);
             }
             listeners = opened.listeners;
+            if let Some(reason) = cannot_rest(&settings, &listeners) {
+                warn!(self.logger, "idle_timeout has no effect: {}", reason; event::SETTINGS_WARNING);
+            }
             let news = if generation == 1 { &listeners } else { &opened.new };
             for listener in news {
                 info!(self.logger, "Listening on {}", listener; event::LISTENING);
@@ -520,7 +534,7 @@ impl<'a> Performer<'a> {
     }
 
     /// Has the listeners of all generations kept in the fd store, and no others.
-    fn keep_listeners(&mut self) {
+    pub(super) fn keep_listeners(&mut self) {
         let all = self.generations.values().flat_map(|prepared| &prepared.listeners);
         let kept: Vec<_> = all.filter_map(|listener| Some((listener.name_in_store()?, listener.as_fd()))).collect();
         self.store.keep_listeners(&kept, &mut self.notifier);
@@ -672,6 +686,8 @@ impl<'a> Performer<'a> {
             }
         }
         self.keep_listeners();
+        let idle_timeout = Some(settings.idle_timeout).filter(|_| cannot_rest(&settings, &kept).is_none());
+        self.idle.set(idle_timeout.filter(|timeout| !timeout.is_zero()), Instant::now());
         if generation > 1 {
             match open_log(&settings) {
                 Ok(log) => {
@@ -681,6 +697,12 @@ impl<'a> Performer<'a> {
                 Err(error) => error!(self.logger, "The logs stay as they were: {}", error),
             }
         }
+    }
+
+    /// Whether connections wait in the handoff.
+    pub(super) fn handoff_is_used(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        socket::recv(self.handoff.0.as_raw_fd(), &mut [0], flags).is_ok()
     }
 
     fn forget(&mut self, serial: Serial) {
@@ -704,6 +726,18 @@ pub(super) fn open_log(settings: &Settings) -> io::Result<Log> {
         log.give_files_to(settings.uid, settings.gid)?;
     }
     Ok(log)
+}
+
+/// Why idle_timeout cannot be obeyed, if it is set.
+fn cannot_rest(settings: &Settings, listeners: &[Rc<Listener>]) -> Option<String> {
+    if settings.idle_timeout.is_zero() {
+        return None;
+    }
+    let own = listeners.iter().find(|listener| listener.is_own())?;
+    Some(format!(
+        "{own} is the instance's own, and nobody would listen there or start the instance again; let a systemd socket unit \
+         own it (rgunicorn@NAME.socket), or remove idle_timeout"
+    ))
 }
 
 /// What the decisions need to know.

@@ -124,6 +124,21 @@ pub(crate) enum Killed {
     Garbage,
 }
 
+impl Phase {
+    /// The phase in a word.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Phase::Booting { .. } => "boots",
+            Phase::Faulted { .. } => "could not boot",
+            Phase::Ready => "is ready",
+            Phase::Serving { .. } => "serves",
+            Phase::Retiring { .. } => "finishes what it has begun",
+            Phase::Stopping { .. } => "leaves",
+            Phase::Killed { .. } => "was killed",
+        }
+    }
+}
+
 impl Process {
     /// A process that has just been ordered.
     pub(crate) fn ordered(serial: Serial, seat: Seat, boot_timeout: Option<Duration>, now: Instant) -> Process {

@@ -133,6 +133,8 @@ pub(crate) enum Record {
     UpgradeRefused { reason: String, version: &'static str },
     /// This program has taken over.
     Upgraded { from: String },
+    /// Nobody has used the instance for so long.
+    Idle { after: Duration },
     /// The instance stops.
     Stops { graceful: Option<Duration> },
     /// The instance stops faster than it was told before.
@@ -275,6 +277,10 @@ impl Record {
             Record::Upgraded { from } => info!(
                 log, "rgunicorn {} has taken over from {}; its workers follow", rgunicorn_protocol::VERSION, from;
                 event::ARBITER_REPLACED
+            ),
+            Record::Idle { after } => info!(
+                log, "No connection and no request for {} (idle_timeout): the instance ends, the next connection starts it",
+                seconds(*after); event::IDLE
             ),
             Record::Stops { graceful: Some(graceful) } => {
                 info!(log, "Stopping: requests in flight have {} to finish", seconds(*graceful); event::STOPPING);

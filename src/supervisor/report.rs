@@ -7,6 +7,7 @@
 use super::decide::{Life, State};
 use super::event::{Event, Findings, Order, Serial};
 use super::generation::Generation;
+use super::idle::Activity;
 use super::perform::{Performer, Token};
 use super::process::{Phase, Process, Seat};
 use super::record::{Record, counted};
@@ -21,6 +22,24 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most workers that may be ordered by hand: enough for any machine, small enough to catch a slipped finger.
 const MOST_WORKERS: u32 = 4096;
+
+/// systemd starts its helper at once after the signal. One that comes later than this means another reload.
+const JOIN_TIME: Duration = Duration::from_secs(10);
+
+/// How long READY waits for helpers that know the outcome, and how often it looks whether they are gone.
+const HELPER_TIME: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// READY=1 that waits until systemd has seen the end of the helpers that it started (`rgunicornctl reload --join`).
+/// With Type=notify-reload a READY=1 ends the reload well whatever the helper finds, and systemd reads it before it
+/// reaps: so a helper that fails must be reaped first.
+#[derive(Debug, Default)]
+pub(super) struct LateReady {
+    helpers: Vec<i32>,
+    status: Option<String>,
+    until: Option<Instant>,
+    look_at: Option<Instant>,
+}
 
 /// Hears what records say.
 #[derive(Debug, Default)]
@@ -46,6 +65,8 @@ pub(super) struct History {
     progress: Vec<Answer>,
     /// An upgrade was refused, and those who wait for it have not been told.
     refused: bool,
+    /// The number of the reload that systemd has ordered by signal, and when, until a client has asked for its outcome.
+    signalled: Option<(u64, Instant)>,
 }
 
 /// See [`History`].
@@ -91,6 +112,7 @@ impl Default for History {
                 upgrading: Vec::new(),
                 upgraded: Vec::new(),
             },
+            signalled: None,
             progress: Vec::new(),
             refused: false,
         }
@@ -152,6 +174,26 @@ impl History {
         if let Record::ReloadFailed { tags, .. } = record {
             self.end_reload(tags.generation, Some(text.to_owned()));
         }
+    }
+
+    /// systemd has ordered a reload by signal; it has not begun yet, and is the next one that will.
+    pub(super) fn note_signal(&mut self, now: Instant) {
+        self.signalled = Some((self.past.begun + 1, now));
+    }
+
+    /// The number of the reload that systemd has ordered just now, for the one client that it starts to ask for it.
+    fn join(&mut self, now: Instant) -> Option<u64> {
+        let (number, at) = self.signalled.take()?;
+        (now.saturating_duration_since(at) < JOIN_TIME).then_some(number)
+    }
+
+    /// Whether the reload that systemd has ordered failed before its helper could ask for it. There may be no helper.
+    fn expects_a_helper(&self, now: Instant) -> bool {
+        let failed = self.past.latest_reload.as_ref().is_some_and(|latest| latest.failure.is_some());
+        let signalled = self
+            .signalled
+            .is_some_and(|(number, at)| number == self.past.ended && now.saturating_duration_since(at) < JOIN_TIME);
+        failed && signalled
     }
 
     fn end_reload(&mut self, generation: u32, failure: Option<String>) {
@@ -255,7 +297,7 @@ impl Performer<'_> {
             wire::Order::Scale { .. }
             | wire::Order::ScaleBy { .. }
             | wire::Order::Retire { .. }
-            | wire::Order::Reload
+            | wire::Order::Reload { .. }
             | wire::Order::Upgrade
                 if stops =>
             {
@@ -274,7 +316,21 @@ impl Performer<'_> {
                 self.events.push_back(Event::Order(Order::Replace(*slot)));
                 done(format!("the worker of slot {slot} leaves as soon as another one is ready in its place"))
             }
-            wire::Order::Reload => {
+            wire::Order::Reload { join } => {
+                let joined = if *join { self.history.join(Instant::now()) } else { None };
+                if let Some(number) = joined {
+                    self.late_ready.helpers.extend(self.control.pid_of(id));
+                    if self.late_ready.status.is_some() {
+                        let now = Instant::now();
+                        (self.late_ready.until, self.late_ready.look_at) = (Some(now + HELPER_TIME), Some(now));
+                    }
+                    self.history.past.waiting.push((id, number));
+                    let failure = self.history.past.latest_reload.as_ref().and_then(|latest| latest.failure.clone());
+                    if let Some(text) = failure.filter(|_| number <= self.history.past.ended) {
+                        self.history.progress.push(Answer::Progress { level: "error".to_owned(), text });
+                    }
+                    return None;
+                }
                 // One that runs already may have read the settings before they were changed: the next one counts.
                 self.history.past.waiting.push((id, self.history.past.begun + 1));
                 self.events.push_back(Event::Order(Order::Reload));
@@ -286,6 +342,64 @@ impl Performer<'_> {
                 None
             }
         }
+    }
+
+    /// A reload is over, or the first generation serves.
+    pub(super) fn say_ready(&mut self, status: String) {
+        let now = Instant::now();
+        let expected = self.late_ready.helpers.is_empty() && self.history.expects_a_helper(now);
+        if self.late_ready.helpers.is_empty() && !expected {
+            self.notifier.ready(status);
+            return;
+        }
+        let until = now + HELPER_TIME;
+        let look_at = if expected { until } else { now };
+        self.late_ready.status = Some(status);
+        (self.late_ready.until, self.late_ready.look_at) = (Some(until), Some(look_at));
+    }
+
+    /// Says READY=1 now, if it still waits.
+    pub(super) fn say_late_ready(&mut self) {
+        let late = std::mem::take(&mut self.late_ready);
+        match late.status {
+            Some(status) => self.notifier.ready(status),
+            // The helpers wait for a reload that is not over.
+            None => self.late_ready.helpers = late.helpers,
+        }
+    }
+
+    /// Says READY=1 once no helper is left.
+    pub(super) fn poll_ready(&mut self, now: Instant) {
+        let late = &mut self.late_ready;
+        let Some(until) = late.until.filter(|_| late.look_at.is_some_and(|at| at <= now)) else { return };
+        // One that has ended and is not reaped can still be signalled.
+        late.helpers.retain(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), None).is_ok());
+        if late.helpers.is_empty() || until <= now {
+            self.say_late_ready();
+        } else {
+            late.look_at = Some(now + LOOK_AGAIN);
+        }
+    }
+
+    /// When [`Performer::poll_ready`] has something to do.
+    pub(super) fn ready_deadline(&self) -> Option<Instant> {
+        self.late_ready.look_at
+    }
+
+    /// What the scoreboard shows of use since the last look.
+    pub(super) fn look_for_activity(&self, state: &State) -> Activity {
+        let Some(board) = &self.scoreboard else { return Activity { open: 1, marks: 0 } };
+        let marks = |tally: &Tally| {
+            [tally.get(Counter::Accepted), tally.get(Counter::TakenOver), tally.requests()].iter().sum::<u64>()
+        };
+        let mut seen = Activity { open: u64::from(self.handoff_is_used()), marks: marks(&board.gone()) };
+        for process in state.generations.iter().flat_map(|generation| generation.processes.values()) {
+            let Some(sheet) = self.sheet(process.serial) else { continue };
+            let tally = sheet.tally();
+            seen.marks = seen.marks.wrapping_add(marks(&tally));
+            seen.open += tally.connections() + sheet.busy() as u64;
+        }
+        seen
     }
 
     fn scale(&mut self, wanted: i64, state: &State) -> Option<Answer> {
@@ -307,7 +421,7 @@ impl Performer<'_> {
         prepared.map(|prepared| explain::listing(&prepared.settings)).unwrap_or_default()
     }
 
-    fn sheet(&self, serial: Serial) -> Option<&Sheet> {
+    pub(super) fn sheet(&self, serial: Serial) -> Option<&Sheet> {
         self.peers.get(&serial).and_then(|peer| peer.sheet.as_ref())
     }
 
@@ -542,6 +656,26 @@ mod tests {
         history.note(&failed(), &Findings::default());
         let [Answer::Progress { level, text }] = &history.progress[..] else { panic!("{:?}", history.progress) };
         assert!(level == "error" && text.contains("generation 1 goes on"), "{level} {text}");
+    }
+
+    #[test]
+    fn the_reload_that_systemd_has_signalled_is_joined_once_whether_it_runs_or_has_failed_already() {
+        let now = Instant::now();
+        let mut history = History::default();
+        assert_eq!(history.join(now), None, "nobody has signalled");
+        history.note_signal(now);
+        assert_eq!(history.join(now), Some(1), "before it has begun");
+        assert_eq!(history.join(now), None);
+
+        history.note_signal(now);
+        history.note(&Record::ReloadBegins { generation: 2, after_mold_died: false }, &Findings::default());
+        assert!(!history.expects_a_helper(now));
+        history.note(&failed(), &Findings::default());
+        assert!(history.expects_a_helper(now));
+        assert_eq!(history.join(now), Some(1), "after it has ended");
+
+        history.note_signal(now);
+        assert_eq!(history.join(now + JOIN_TIME), None, "a signal of long ago means another reload");
     }
 
     #[test]

@@ -18,6 +18,14 @@ pub(super) enum Sent {
     Order(Order),
 }
 
+/// Who sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// Our parent: systemd, where it runs us.
+    Parent,
+    Other,
+}
+
 const TAKEN: [(Signal, Sent); 9] = [
     (Signal::SIGCHLD, Sent::Child),
     (Signal::SIGTERM, Sent::Order(Order::Stop)),
@@ -55,12 +63,15 @@ impl Signals {
     ///
     /// # Errors
     /// Those of read(2) on a signalfd.
-    pub(super) fn poll_sent(&self) -> io::Result<Option<Sent>> {
+    pub(super) fn poll_sent(&self) -> io::Result<Option<(Sent, Sender)>> {
         loop {
             let Some(found) = self.fd.read_signal()? else { return Ok(None) };
             let meaning = TAKEN.iter().find(|(signal, _)| u32::try_from(*signal as i32) == Ok(found.ssi_signo));
             if let Some((_, sent)) = meaning {
-                return Ok(Some(*sent));
+                let parent = nix::unistd::getppid().as_raw();
+                // A parent in another pid namespace is 0 for both.
+                let sender = if found.ssi_pid.cast_signed() == parent { Sender::Parent } else { Sender::Other };
+                return Ok(Some((*sent, sender)));
             }
         }
     }

@@ -238,6 +238,8 @@ impl Performer<'_> {
             watch(&self.epoll, output, EpollFlags::EPOLLIN, Token::Output);
         }
         self.history = History::of(estate.past);
+        // The fd store has them already; the books of what it has are ours.
+        self.keep_listeners();
         self.control.watch_clients(&self.epoll, |client| Token::Control(client).to_u64());
         self.pidfile = estate.pidfile;
         // SIGCHLD stays pending over execve(2); whoever could not be found by its pid then is found by this.

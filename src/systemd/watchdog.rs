@@ -1,7 +1,7 @@
 //! When WATCHDOG=1 is due.
 //!
-//! Owns the interval that systemd set (WATCHDOG_USEC, WATCHDOG_PID) and the next time. Knows no socket and no clock.
-//! Invariant: without a watchdog there is no deadline, so nothing wakes the loop for it.
+//! Owns the interval that systemd set (WATCHDOG_USEC, WATCHDOG_PID), the next time, and whether it is being withheld. Knows
+//! no socket, no clock and no reason. Invariant: without a watchdog there is no deadline, so nothing wakes the loop for it.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Watchdog {
     interval: Option<Duration>,
     next: Option<Instant>,
+    /// Since when it is withheld.
+    withheld: Option<Instant>,
 }
 
 impl Watchdog {
@@ -21,7 +23,7 @@ impl Watchdog {
     /// Half the timeout, as sd_watchdog_enabled(3) recommends.
     fn with_timeout(timeout: Option<Duration>, now: Instant) -> Watchdog {
         let interval = timeout.map(|timeout| timeout / 2).filter(|interval| !interval.is_zero());
-        Watchdog { interval, next: interval.map(|_| now) }
+        Watchdog { interval, next: interval.map(|_| now), withheld: None }
     }
 
     /// When the next WATCHDOG=1 is due.
@@ -38,6 +40,22 @@ impl Watchdog {
         self.next = Some(now + interval);
         true
     }
+
+    /// It was due and is not fed. It is tried again several times before systemd acts. If this is the first time: how long
+    /// that is from now.
+    pub(crate) fn withhold(&mut self, now: Instant) -> Option<Duration> {
+        let interval = self.interval?;
+        self.next = Some(now + interval / 4);
+        let first = self.withheld.is_none();
+        self.withheld.get_or_insert(now);
+        // The latest feeding was one interval ago, and the timeout is two.
+        first.then_some(interval)
+    }
+
+    /// It is fed. If it was withheld: for how long.
+    pub(crate) fn feed(&mut self, now: Instant) -> Option<Duration> {
+        self.withheld.take().map(|since| now.saturating_duration_since(since))
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +70,23 @@ mod tests {
         assert!(!watchdog.poll_due(now + Duration::from_secs(4)));
         assert!(watchdog.poll_due(now + Duration::from_secs(5)));
         assert_eq!(watchdog.deadline(), Some(now + Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn while_it_is_withheld_it_is_tried_again_before_its_time_is_over_and_told_once() {
+        let now = Instant::now();
+        let mut watchdog = Watchdog::with_timeout(Some(Duration::from_secs(8)), now);
+        assert!(watchdog.poll_due(now));
+        let now = now + Duration::from_secs(4);
+        assert!(watchdog.poll_due(now));
+        assert_eq!(watchdog.withhold(now), Some(Duration::from_secs(4)));
+        let now = now + Duration::from_secs(1);
+        assert!(watchdog.poll_due(now));
+        assert_eq!(watchdog.withhold(now), None);
+        let now = now + Duration::from_secs(1);
+        assert!(watchdog.poll_due(now));
+        assert_eq!(watchdog.feed(now), Some(Duration::from_secs(2)));
+        assert_eq!(watchdog.feed(now), None);
     }
 
     #[test]

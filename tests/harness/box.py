@@ -114,6 +114,19 @@ class Box:
         """A path of the box as it is seen from here."""
         return Path(f"/proc/{self.leader}/root") / str(inside).lstrip("/")
 
+    def outside(self, pid):
+        """The pid by which a process of the box is known here."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    lines = (entry / "status").read_text().splitlines()
+                    same = os.readlink(entry / "ns/pid") == os.readlink(f"/proc/{self.leader}/ns/pid")
+                except OSError:
+                    continue
+                if same and next(line for line in lines if line.startswith("NSpid:")).split()[-1] == str(pid):
+                    return int(entry.name)
+        raise AssertionError(f"there is no process {pid} in the box")
+
     def write(self, inside, text, mode=0o644):
         """Writes a file of the box."""
         path = self.path(inside)

@@ -1,7 +1,10 @@
 """Facts about processes, read from /proc."""
 
+import contextlib
+import ctypes
 import os
 import socket
+import threading
 from pathlib import Path
 
 
@@ -111,3 +114,30 @@ def _address(text):
     raw = b"".join(words)
     family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
     return socket.inet_ntop(family, raw), int(port, 16)
+
+
+def threads(pid):
+    """Names of a process's threads by their ids."""
+    return {int(task.name): (task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()}
+
+
+@contextlib.contextmanager
+def held(thread):
+    """One thread does not run, and the rest of its process does (ptrace(2): PTRACE_SEIZE, PTRACE_INTERRUPT)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for request in (0x4206, 0x4207):
+        if libc.ptrace(request, thread, None, None) != 0:
+            raise OSError(ctypes.get_errno(), f"thread {thread} cannot be held")
+    # The kernel keeps a thread that was killed until its tracer has heard of it.
+    threading.Thread(target=_hear_of_its_end, args=(thread,), daemon=True).start()
+    try:
+        yield
+    finally:
+        libc.ptrace(17, thread, None, None)  # PTRACE_DETACH
+
+
+def _hear_of_its_end(thread):
+    with contextlib.suppress(ChildProcessError):
+        status = None
+        while status is None or not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+            _, status = os.waitpid(thread, 0x40000000)  # __WALL

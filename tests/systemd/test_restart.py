@@ -22,6 +22,14 @@ def restarted(one, before):
     return one.arbiter
 
 
+def kill_arbiter(one):
+    """SIGKILL; returns the pid that it had, once the workers, which may still accept and serve until then, are gone."""
+    before = one.arbiter
+    one.box.run("kill", "-KILL", str(before))
+    until(lambda: one.show("SubState") == "auto-restart" or one.arbiter not in (0, before), "systemd to have killed the rest")
+    return before
+
+
 @on_both
 def test_an_idle_connection_lives_through_a_restart(instance):
     one = instance("idle").open()
@@ -85,8 +93,7 @@ def test_an_own_listener_never_refuses_through_restart_and_sigkill_of_the_arbite
     before = one.arbiter
     one.box.systemctl("restart", "--no-block", one.service)
     asked_all_the_while(before)
-    before = one.arbiter
-    one.box.run("kill", "-KILL", str(before))
+    before = kill_arbiter(one)
     # Nobody accepts now; whoever connects waits.
     with one.box.connect("/run/rgunicorn-bound/own.sock", 30) as early:
         early.request(target="/")
@@ -99,10 +106,9 @@ def test_a_tcp_listener_keeps_its_port_and_its_backlog_over_a_crash(instance):
     one = instance("port", bind=["127.0.0.1:8207"]).open()
     one.may_fail = True
     one.get("/")
-    before = one.arbiter
     curl = ["curl", "-sS", "--max-time", "20", "http://127.0.0.1:8207/"]
     assert one.box.run(*curl).stdout == "hello\n"
-    one.box.run("kill", "-KILL", str(before))
+    before = kill_arbiter(one)
     assert one.box.run(*curl).stdout == "hello\n", "not refused: it waited in the backlog"
     assert restarted(one, before) != before
 
@@ -139,8 +145,7 @@ def test_figures_outlive_restart_and_crash(instance):
     one.box.systemctl("restart", one.service)
     assert requests() == 5
     one.get("/")
-    before = one.arbiter
-    one.box.run("kill", "-KILL", str(before))
+    restarted(one, kill_arbiter(one))
     one.get("/")
     assert requests() == 7
 

@@ -46,7 +46,11 @@ pub enum Order {
         slot: u32,
     },
     /// A new generation; answered when it serves or has failed.
-    Reload,
+    Reload {
+        /// If systemd has just ordered one by a signal, wait for that one and begin none.
+        #[serde(default)]
+        join: bool,
+    },
     /// The installed version takes the arbiter's place; answered when the reload that follows it has ended, or when it
     /// is refused.
     Upgrade,

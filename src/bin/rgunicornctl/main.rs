@@ -45,7 +45,7 @@ fn run(words: &Words) -> Result<(), Failure> {
         Command::Kill(pid) => Order::Retire { slot: slot_of(words, *pid)? },
     };
     let mut client = Client::connect(words)?;
-    let patient = matches!(order, Order::Reload | Order::Upgrade | Order::Stop { .. });
+    let patient = matches!(order, Order::Reload { .. } | Order::Upgrade | Order::Stop { .. });
     client.send(&order, patient)?;
     loop {
         match client.receive()? {

@@ -16,6 +16,7 @@ Commands
   scale N           N workers from now on; +N and -N: so many more or fewer
   retire SLOT       replace the worker of a slot; the new one is ready before the old one leaves
   reload            a new generation: waits until it serves (exit status 0) or has failed (1, and says why)
+         [--join]   for ExecReload= of Type=notify-reload: waits for the reload that systemd has just ordered by signal
   upgrade           run the installed version in place of the running one, with the same pid, then reload;
                     nothing is interrupted: waits for the end as reload does
   reopen            open the log files anew
@@ -57,7 +58,7 @@ impl Words {
     /// # Errors
     /// A sentence that says what is wrong.
     pub(crate) fn parse(arguments: &[String]) -> Result<Words, String> {
-        let (mut instance, mut socket, mut json, mut quick) = (None, None, false, false);
+        let (mut instance, mut socket, mut json, mut quick, mut join) = (None, None, false, false, false);
         let mut words: Vec<String> = Vec::new();
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -75,6 +76,7 @@ impl Words {
                 "-c" | "--command" => words.extend(value()?.split_whitespace().map(str::to_owned)),
                 "-j" | "--json" => json = true,
                 "--quick" => quick = true,
+                "--join" => join = true,
                 // gunicornc's word for more words; there are no others here.
                 "-v" | "--verbose" => {}
                 "-h" | "--help" => words = vec!["help".into()],
@@ -89,12 +91,12 @@ impl Words {
         if instance.is_some() && socket.is_some() {
             return Err("-i and -s exclude each other".into());
         }
-        let command = command(&words, quick)?;
+        let command = command(&words, quick, join)?;
         Ok(Words { command, instance, socket, json })
     }
 }
 
-fn command(words: &[String], quick: bool) -> Result<Command, String> {
+fn command(words: &[String], quick: bool, join: bool) -> Result<Command, String> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let order = match words[..] {
         [] => return Err("a command is missing".into()),
@@ -115,7 +117,7 @@ fn command(words: &[String], quick: bool) -> Result<Command, String> {
         ["worker", "remove", fewer] => Order::ScaleBy { difference: -number::<i32>(fewer)? },
         ["worker", "kill", pid] => return Ok(Command::Kill(number(pid)?)),
         ["retire", slot] => Order::Retire { slot: number(slot)? },
-        ["reload"] => Order::Reload,
+        ["reload"] => Order::Reload { join },
         ["upgrade"] => Order::Upgrade,
         ["reopen"] => Order::Reopen,
         ["stop"] => Order::Stop { quick },
@@ -172,6 +174,12 @@ mod tests {
         assert_eq!(parse("worker kill 77").unwrap().command, Command::Kill(77));
         let words = Words::parse(&["-c".into(), "show all".into()]).unwrap();
         assert_eq!(words.command, Command::Order(Order::Status));
+    }
+
+    #[test]
+    fn a_reload_can_join_the_one_that_systemd_has_ordered() {
+        assert_eq!(order("reload"), Order::Reload { join: false });
+        assert_eq!(order("-i shop reload --join"), Order::Reload { join: true });
     }
 
     #[test]
