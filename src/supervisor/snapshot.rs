@@ -163,3 +163,96 @@ impl Snapshot {
             .map_err(|error| format!("the state of rgunicorn {version} cannot be understood by {VERSION}: {error}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::decide::Purpose;
+    use serde_json::{Value, json};
+    use std::time::Instant;
+
+    fn snapshot() -> Snapshot {
+        let (state, _) = State::begin(Purpose::Serve, Instant::now());
+        let settings = Settings { app: "shop:app".into(), workers: 3, ..Settings::default() };
+        let peer = |serial, channel, pid| Peer {
+            serial: Serial(serial),
+            channel,
+            ended: false,
+            pid,
+            slot: pid.map(|_| 1),
+            generation: 1,
+            sheet: Some(SheetAt { offset: 8192, lanes: 4 }),
+        };
+        Snapshot::new(Contents {
+            state,
+            listeners: Vec::new(),
+            generations: vec![Generation {
+                number: 1,
+                settings: Rc::new(settings),
+                module: "/x.so".into(),
+                listeners: vec![0],
+            }],
+            peers: vec![peer(1, 10, Some(100)), peer(2, 11, None)],
+            handoff: (12, 13),
+            scoreboard: Some(Scoreboard { fd: 14, free: vec![SheetAt { offset: 4096, lanes: 1 }] }),
+            output: None,
+            control: control::Carried::default(),
+            past: crate::supervisor::report::History::default().past,
+            pidfile: Some("/run/x.pid".into()),
+        })
+    }
+
+    fn read(value: &Value) -> Result<Snapshot, String> {
+        let mut file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(value.to_string().as_bytes()).unwrap();
+        Snapshot::read(file.into())
+    }
+
+    fn value() -> Value {
+        serde_json::to_value(snapshot()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_it_was_and_names_every_fd() {
+        let written = snapshot();
+        let again = Snapshot::read(written.write().unwrap()).unwrap();
+        assert_eq!(serde_json::to_value(&again).unwrap(), serde_json::to_value(&written).unwrap());
+        assert_eq!(again.fds(), [10, 11, 14, 12, 13]);
+        assert_eq!(again.generations[0].settings.app, "shop:app");
+    }
+
+    #[test]
+    fn what_a_later_version_has_added_does_not_matter_and_what_an_earlier_one_lacks_is_as_by_default() {
+        let mut other = value();
+        other["novelty"] = json!({"a": 1});
+        other["generations"][0]["settings"]["novelty"] = json!(true);
+        other["generations"][0]["settings"].as_object_mut().unwrap().remove("threads");
+        other.as_object_mut().unwrap().remove("output");
+        let again = read(&other).unwrap();
+        assert_eq!(again.generations[0].settings.threads, Settings::default().threads);
+        assert_eq!(again.generations[0].settings.workers, 3);
+    }
+
+    #[test]
+    fn another_format_or_protocol_is_refused_with_both_versions_and_a_way_out() {
+        for (what, number) in [("format", FORMAT + 1), ("protocol", PROTOCOL + 1)] {
+            let mut other = value();
+            other[what] = json!(number);
+            other["version"] = json!("7.8.9");
+            // Nothing else needs to be understood for it.
+            other["state"] = json!("entirely different");
+            let refused = read(&other).unwrap_err();
+            for word in ["7.8.9", VERSION, "restart the instance", what, &number.to_string()] {
+                assert!(refused.contains(word), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(read(&json!([1, 2])).unwrap_err().contains("no state of a running rgunicorn"));
+        let mut other = value();
+        other["peers"] = json!(7);
+        assert!(read(&other).unwrap_err().contains("cannot be understood"));
+    }
+}

@@ -40,6 +40,8 @@ use std::rc::Rc;
 pub(crate) const VARIABLE: &str = "_RGUNICORN_STATE";
 /// Bytes of what a program says that are read.
 const MOST_SAID: u64 = 4096;
+/// How long the journal may take for the last records of this program.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(100);
 /// How the answer of a program that can take over ends.
 const CAN: &str = "can take over";
 
@@ -177,8 +179,8 @@ impl Performer<'_> {
         match self.prepare_execution(state) {
             Err(reason) => reason,
             Ok((program, memory, fds)) => {
-                // What the log has not taken goes with this program.
-                self.log.flush();
+                // What the journal does not take goes with this program.
+                self.log.finish(LAST_WORDS);
                 let kept = fds.iter().try_for_each(|fd| fds::keep(*fd, true));
                 let reason = match kept {
                     Err(error) => format!("a file descriptor cannot be kept open: {error}"),
@@ -317,4 +319,46 @@ pub(crate) fn started_as(argument: Option<OsString>, program: &Path, directory: 
         std::env::split_paths(&path).map(|folder| directory.join(folder).join(&argument)).collect()
     };
     candidates.into_iter().find(|path| same(path)).unwrap_or_else(|| program.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn said(exit: super::super::event::Exit, words: &str) -> Result<String, String> {
+        use std::io::Write;
+        let mut file = File::from(memfd_create(c"said", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(words.as_bytes()).unwrap();
+        Check { pid: 1, said: file.into() }.conclude(exit)
+    }
+
+    #[test]
+    fn only_a_clear_yes_is_one() {
+        use super::super::event::Exit;
+        assert_eq!(said(Exit::Code(0), "rgunicorn 1.2.3 can take over\n"), Ok("1.2.3".into()));
+        assert_eq!(said(Exit::Code(2), "rgunicorn: unknown option\n"), Err("unknown option".into()));
+        assert!(said(Exit::Code(0), "").unwrap_err().contains("exited with status 0 and said nothing"));
+        assert!(said(Exit::Code(1), "rgunicorn 1.2.3 can take over\n").is_err());
+        assert!(said(Exit::Signal { signal: libc::SIGSEGV, core: true }, "").unwrap_err().contains("SIGSEGV"));
+    }
+
+    #[test]
+    fn a_program_is_started_again_as_it_was_started_through_links_and_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().canonicalize().unwrap();
+        fs::create_dir(base.join("1")).unwrap();
+        let program = base.join("1/rgunicorn");
+        fs::write(&program, "").unwrap();
+        symlink("1", base.join("current")).unwrap();
+        let link = base.join("current/rgunicorn");
+        assert_eq!(started_as(Some(link.clone().into()), &program, Path::new("/")), link);
+        assert_eq!(started_as(Some("current/rgunicorn".into()), &program, &base), link);
+        assert_eq!(started_as(Some("./current/rgunicorn".into()), &program, &base), base.join("./current/rgunicorn"));
+        // argv[0] may be anything (exec -a).
+        for other in [Some("/nonexistent/x".into()), Some("sh".into()), Some("".into()), None] {
+            assert_eq!(started_as(other, &program, &base), program);
+        }
+    }
 }

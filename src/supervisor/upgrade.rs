@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// How long the new program may take to say that it can take over.
-const CHECK_TIME: Duration = Duration::from_secs(20);
+const CHECK_TIME: Duration = Duration::from_secs(10);
 
 /// How far an upgrade has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

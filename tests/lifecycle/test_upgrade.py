@@ -1,8 +1,10 @@
 """Stories of SIGUSR2 and `rgunicornctl upgrade`: another program in the same process, while everything goes on."""
 
 import json
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -10,9 +12,9 @@ from signal import SIGHUP, SIGKILL, SIGTERM, SIGUSR2
 
 import pytest
 from harness import Gate, until
-from harness.http import ConnectionEnded
+from harness.http import Connection, ConnectionEnded
 from harness.processes import alive, open_files
-from harness.requirement import require
+from harness.requirement import command, require
 from harness.server import BINARY, ROOT, control
 
 PARTS = ("rgunicorn", "rgunicornctl", "librgunicorn_worker.so")
@@ -47,6 +49,12 @@ def installed(serve, tmp_path):
         return server, folder, lambda *words, **more: control("-s", path, *words, **more)
 
     return start
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def program(folder, text):
@@ -144,9 +152,72 @@ def test_a_program_that_cannot_take_over_is_refused_before_anything_has_changed(
     assert server.get("/").status == 200
 
 
+def closed_on_execution(pid):
+    """Whether each fd of a process, beside its standard streams, would be closed by execve(2)."""
+    flags = {}
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            flags[int(path.name)] = int(path.read_text().split("flags:")[1].split()[0], 8)
+    return all(flags[fd] & os.O_CLOEXEC for fd in flags if fd > 2)
+
+
+def test_a_program_that_vanishes_after_its_yes_changes_nothing_and_the_next_one_takes_over(installed):
+    server, folder, ctl = installed("plain:app")
+    server.expect("the upgrade is refused.*cannot be executed: No such file")
+    workers = server.workers
+    program(folder, 'rm "$0"; echo "rgunicorn 9.9.9 can take over"')
+    done = ctl("upgrade")
+    assert done.returncode == 1 and "nothing has changed" in done.stderr
+    assert server.workers == workers and server.get("/").status == 200
+    assert closed_on_execution(server.pid), "a mold would inherit what is open for the program that has vanished"
+    place(NEXT, folder)
+    assert ctl("upgrade").returncode == 0
+    assert closed_on_execution(server.pid)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_socket_that_systemd_passed_is_the_same_one_afterwards_and_the_application_sees_no_trace(serve, tmp_path, kind):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    place(BINARY.parent, folder)
+    files = {"story.py": "import os\n"
+                         "def app(environ, start_response):\n"
+                         "    start_response('200 OK', [])\n"
+                         "    return [','.join(n for n in os.environ if 'RGUNICORN' in n or 'LISTEN' in n).encode()]\n"}
+    listen = str(tmp_path / "s.sock") if kind == "unix" else f"127.0.0.1:{free_port()}"
+    path = tmp_path / "control.sock"
+    server = serve("story:app", "--control-socket", path, bind=[], files=files, wait=False, binary=folder / "rgunicorn",
+                   wrapper=[command("systemd-socket-activate"), "-l", listen])
+    until(lambda: "Listening on" in server.log.text, "systemd-socket-activate to listen")
+    address = listen if kind == "unix" else tuple([listen.split(":")[0], int(listen.split(":")[1])])
+    with Connection(address) as client:
+        assert client.get("/").body == b""
+        until(lambda: "READY=1" in server.notify.lines, "READY=1")
+        sockets = [target for fd, target in sorted(open_files(server.pid).items()) if fd == 3]
+        assert control("-s", path, "upgrade").returncode == 0
+        assert [target for fd, target in sorted(open_files(server.pid).items()) if fd == 3] == sockets
+        assert server.addresses == [address], "adopted once"
+        assert client.get("/").body == b""
+    if kind == "unix":
+        server.stop()
+        assert os.path.exists(listen), "the socket is systemd's: it must stay"
+
+
+def test_the_file_of_a_socket_that_is_ours_stays_until_the_end(installed, tmp_path):
+    path = tmp_path / "app.sock"
+    server, folder, ctl = installed("plain:app", bind=[f"unix:{path}"])
+    before = path.stat().st_ino
+    place(NEXT, folder)
+    assert ctl("upgrade").returncode == 0
+    assert path.stat().st_ino == before
+    assert server.get("/").status == 200
+    server.stop()
+    assert not path.exists()
+
+
 def test_a_program_that_hangs_is_given_up_while_everything_goes_on(installed):
     server, folder, ctl = installed("plain:app")
-    server.expect("did not say within 20 s")
+    server.expect("did not say within 10 s")
     program(folder, "echo $$ > pid; exec sleep 1000")
     waiting = threading.Thread(target=lambda: results.append(ctl("upgrade", timeout=60)), daemon=True)
     results = []
