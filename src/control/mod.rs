@@ -16,6 +16,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use place::{Place, Surroundings};
+use rgunicorn_log::event;
 use rgunicorn_protocol::control::{Answer, MAX_ORDER, Order};
 use slog::{Logger, debug, info, warn};
 use std::collections::BTreeMap;
@@ -105,11 +106,12 @@ impl Control {
                 Control { place: Some(place), shared, ..Control::default() }
             }
             Err(reason) if settings.control_socket.is_some() => {
-                warn!(log, "There is no control socket for rgunicornctl: {}", reason);
+                warn!(log, "There is no control socket for rgunicornctl: {}", reason; event::CONTROL_UNAVAILABLE);
                 Control::default()
             }
             Err(reason) => {
-                info!(log, "There is no control socket for rgunicornctl ({}); control_socket = PATH makes one", reason);
+                info!(log, "There is no control socket for rgunicornctl ({}); control_socket = PATH makes one", reason;
+                    event::CONTROL_UNAVAILABLE);
                 Control::default()
             }
         }
@@ -218,7 +220,7 @@ impl Control {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     // The connection stays in the queue and would be reported for ever.
-                    warn!(log, "The control socket cannot accept for now: {}", error);
+                    warn!(log, "The control socket cannot accept for now: {}", error; event::FAILURE);
                     let _ = epoll.delete(&place.listener);
                     self.paused = Some(Instant::now() + ACCEPT_AGAIN);
                     return;
@@ -228,7 +230,7 @@ impl Control {
                 continue;
             }
             if let Some(uid) = self.stranger(&stream) {
-                info!(log, "A process of user {} was not heard on the control socket", uid);
+                info!(log, "A process of user {} was not heard on the control socket", uid; event::CONTROL_REFUSED);
                 let text = format!("user {uid} may not control this instance; root and user {} may", geteuid());
                 say_and_close(stream, &text);
                 continue;

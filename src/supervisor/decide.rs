@@ -354,8 +354,7 @@ impl State {
             }
             // A worker that serves is not killed for one odd word.
             Phase::Serving { .. } => {
-                let text = format!("A message could not be read: {what}");
-                actions.push(Action::Record(Record::Warning { tags: tags(generation, from), text }));
+                actions.push(Action::Record(Record::Unreadable { tags: tags(generation, from), what }));
             }
             Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => {}
         }

@@ -111,7 +111,7 @@ pub(crate) fn resume(invocation: &Invocation, number: RawFd) -> Result<Exit, Str
     let source = Source::Serve { invocation, first: None };
     let mut performer = performer(source, invocation.program.clone(), log, passed, control)?;
     if let Some(trouble) = trouble {
-        error!(performer.logger(), "The logs go to stderr, as they cannot be opened: {}", trouble);
+        error!(performer.logger(), "The logs go to stderr, as they cannot be opened: {}", trouble; id::FAILURE);
     }
     performer
         .take_up(estate, &settings.log.instance)
@@ -177,7 +177,8 @@ fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>)
     if !systemd::is_our_parent() {
         let killed = reap::kill_orphans(ORPHAN_TIME);
         if killed > 0 {
-            warn!(performer.logger(), "Killed what the application had left behind: {} of its processes", killed);
+            warn!(performer.logger(), "Killed what the application had left behind: {} of its processes", killed;
+                id::ORPHANS_KILLED);
         }
     }
     performer.finish_output();
@@ -305,7 +306,7 @@ fn handle_signals(signals: &Signals, performer: &mut Performer<'_>) {
             }
             Ok(None) => return,
             Err(error) => {
-                warn!(performer.logger(), "Signals cannot be read: {}", error);
+                warn!(performer.logger(), "Signals cannot be read: {}", error; id::FAILURE);
                 return;
             }
         }

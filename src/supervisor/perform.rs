@@ -175,7 +175,10 @@ impl<'a> Performer<'a> {
         }
         let scoreboard = returned.scoreboard.map_or_else(Scoreboard::create, Ok);
         let scoreboard = scoreboard
-            .inspect_err(|error| warn!(logger, "There are no figures, as their memory cannot be made: {}", error))
+            .inspect_err(|error| {
+                warn!(logger, "There are no figures, as their memory cannot be made: {}", error;
+                event::FAILURE)
+            })
             .ok();
         let handoff = returned.handoff.map_or_else(handoff, Ok)?;
         store.keep_handoff(&handoff, &mut notifier);
@@ -263,7 +266,7 @@ impl<'a> Performer<'a> {
             }
             Action::Send { to, message } => {
                 if let Err(reason) = self.send(to, &message, &[]) {
-                    warn!(self.logger, "A message to {} could not be sent: {}", to, reason);
+                    warn!(self.logger, "A message to {} could not be sent: {}", to, reason; event::FAILURE);
                 }
             }
             Action::Kill { whom } => self.kill(whom),
@@ -278,11 +281,12 @@ impl<'a> Performer<'a> {
                     self.generations.remove(&generation);
                     self.keep_listeners();
                 }
-                debug!(self.logger, "Generation {} is gone", generation; event::GENERATION_GONE, "generation" => generation);
+                debug!(self.logger, "Generation {} is gone", generation;
+                    event::GENERATION_GONE, "generation" => generation);
             }
             Action::ReopenLogs => match self.log.reopen() {
                 Ok(()) => info!(self.logger, "The log files were opened anew"; event::LOGS_REOPENED),
-                Err(error) => error!(self.logger, "The log files cannot be opened anew: {}", error),
+                Err(error) => error!(self.logger, "The log files cannot be opened anew: {}", error; event::FAILURE),
             },
             Action::CheckUpgrade => self.check_upgrade(state),
             Action::AbandonUpgrade => self.abandon_upgrade(),
@@ -454,7 +458,7 @@ impl<'a> Performer<'a> {
                 Ok(Received::Empty) => return,
                 Ok(Received::Ended) => return self.end(from),
                 Err(error) => {
-                    warn!(self.logger, "The channel of {} cannot be read: {}", from, error);
+                    warn!(self.logger, "The channel of {} cannot be read: {}", from, error; event::WORKER_ODD);
                     return self.end(from);
                 }
             }
@@ -481,7 +485,9 @@ impl<'a> Performer<'a> {
                 watch(&self.epoll, &process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Token::Process(serial));
                 peer.process = Some(process);
             }
-            Err(error) => warn!(self.logger, "Worker {} (pid {}) cannot be watched: {}", serial, pid, error),
+            Err(error) => {
+                warn!(self.logger, "Worker {} (pid {}) cannot be watched: {}", serial, pid, error; event::FAILURE)
+            }
         }
     }
 
@@ -510,7 +516,7 @@ impl<'a> Performer<'a> {
             }
             let opened = self.listeners.open(&settings)?;
             for remark in opened.remarks {
-                info!(self.logger, "{}", remark);
+                info!(self.logger, "{}", remark; event::LISTENING);
                 self.history.hear(Level::Info, remark);
             }
             listeners = opened.listeners;
@@ -561,7 +567,7 @@ impl<'a> Performer<'a> {
                 Some(process)
             }
             Err(error) => {
-                warn!(self.logger, "The mold (pid {}) cannot be watched: {}", pid, error);
+                warn!(self.logger, "The mold (pid {}) cannot be watched: {}", pid, error; event::FAILURE);
                 None
             }
         };
@@ -592,7 +598,7 @@ impl<'a> Performer<'a> {
             Some(Err(error)) if is_gone(&error) => {}
             Some(Err(error)) => {
                 // Without its settings the mold waits for ever: it is killed at the end of its boot_timeout.
-                error!(self.logger, "The mold (pid {}) cannot be configured: {}", pid, error);
+                error!(self.logger, "The mold (pid {}) cannot be configured: {}", pid, error; event::FAILURE);
             }
         }
         Ok(pid)
@@ -616,7 +622,8 @@ impl<'a> Performer<'a> {
         match self.scoreboard.as_mut()?.issue(lanes, owner) {
             Ok(sheet) => Some(sheet),
             Err(error) => {
-                warn!(self.logger, "Worker {} is missing from the figures: {}", Serial(owner.worker), error);
+                warn!(self.logger, "Worker {} is missing from the figures: {}", Serial(owner.worker), error;
+                    event::FAILURE);
                 None
             }
         }
@@ -644,7 +651,7 @@ impl<'a> Performer<'a> {
             (None, None) => Ok(()),
         };
         if let Err(error) = killed {
-            warn!(self.logger, "Process {} ({:?}) could not be killed: {}", whom, peer.pid, error);
+            warn!(self.logger, "Process {} ({:?}) could not be killed: {}", whom, peer.pid, error; event::FAILURE);
         }
     }
 
@@ -682,7 +689,7 @@ impl<'a> Performer<'a> {
         }
         for (to, message) in drains {
             if let Err(reason) = self.send(to, &message, &[]) {
-                warn!(self.logger, "{} does not hear that a listener ends: {}", to, reason);
+                warn!(self.logger, "{} does not hear that a listener ends: {}", to, reason; event::FAILURE);
             }
         }
         self.keep_listeners();
@@ -694,7 +701,7 @@ impl<'a> Performer<'a> {
                     self.logger = log.logger();
                     self.log = log;
                 }
-                Err(error) => error!(self.logger, "The logs stay as they were: {}", error),
+                Err(error) => error!(self.logger, "The logs stay as they were: {}", error; event::FAILURE),
             }
         }
     }

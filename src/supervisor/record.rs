@@ -79,8 +79,10 @@ pub(crate) enum Record {
     Serves { generation: u32, workers: usize, interpreter: String, after: Duration },
     /// A worker is ready.
     WorkerReady { tags: Tags, after: Duration },
-    /// Something that a mold or a worker wants to be known.
+    /// What a preloading mold says of the application.
     Warning { tags: Tags, text: String },
+    /// A worker that serves has sent what is no message.
+    Unreadable { tags: Tags, what: String },
     /// A worker or a mold of the serving generation could not boot; it will be tried again.
     BootFailed { tags: Tags, fault: Fault, retry: Duration },
     /// A worker died that was not asked to. `served` is how long it served.
@@ -170,11 +172,16 @@ impl Record {
                 );
             }
             Record::WorkerReady { tags, after } => {
-                debug!(tagged(log, *tags), "{} is ready after {}", capital(*tags), seconds(*after); event::WORKER_READY);
+                debug!(tagged(log, *tags), "{} is ready after {}", capital(*tags), seconds(*after);
+                    event::WORKER_READY);
             }
-            Record::Warning { tags, text } => warn!(tagged(log, *tags), "{}", text),
+            Record::Warning { tags, text } => warn!(tagged(log, *tags), "{}", text; event::PRELOAD_WARNING),
+            Record::Unreadable { tags, what } => {
+                warn!(tagged(log, *tags), "A message could not be read: {}", what; event::WORKER_ODD);
+            }
             Record::BootFailed { tags, fault, retry } => {
-                error!(tagged(log, *tags), "{} could not boot, {}: {}", capital(*tags), again(*retry), fault; event::BOOT_FAULT);
+                error!(tagged(log, *tags), "{} could not boot, {}: {}", capital(*tags), again(*retry), fault;
+                    event::BOOT_FAULT);
             }
             Record::WorkerDied { tags, exit, served, retry, findings } => {
                 let when = match served {
@@ -193,7 +200,8 @@ impl Record {
                 } else {
                     "A new one starts"
                 };
-                error!(tagged(log, *tags), "{} {}{}. {}", capital(*tags), exit, cause(findings), then; event::MOLD_DIED, "exit" => exit.to_string());
+                error!(tagged(log, *tags), "{} {}{}. {}", capital(*tags), exit, cause(findings), then;
+                    event::MOLD_DIED, "exit" => exit.to_string());
             }
             Record::Left { tags } => debug!(tagged(log, *tags), "{} has left", capital(*tags); event::WORKER_EXITED),
             Record::LeftBadly { tags, exit, findings } => {
@@ -204,7 +212,8 @@ impl Record {
             }
             Record::Killed { tags, why: why @ (Killed::BootTimeout | Killed::Unwanted), graceful } => {
                 // The record of the failed boot, or of what made it unwanted, has said enough.
-                debug!(tagged(log, *tags), "{} is killed: {}", capital(*tags), because(*why, *graceful).1);
+                debug!(tagged(log, *tags), "{} is killed: {}", capital(*tags), because(*why, *graceful).1;
+                    event::WORKER_KILLED);
             }
             Record::Killed { tags, why, graceful } => {
                 let (id, because) = because(*why, *graceful);
@@ -219,58 +228,72 @@ impl Record {
                     Some(time) => format!("unless it is continued within {} it is killed and replaced", seconds(*time)),
                     None => "it is leaving and is killed when its time is over".to_owned(),
                 };
-                warn!(tagged(log, *tags), "{} was stopped by {}; {}", capital(*tags), signal_name(*signal), then; event::WORKER_STUCK);
+                warn!(tagged(log, *tags), "{} was stopped by {}; {}", capital(*tags), signal_name(*signal), then;
+                    event::WORKER_STUCK);
             }
             Record::Continued { tags, after } => {
-                info!(tagged(log, *tags), "{} goes on after it was stopped for {}", capital(*tags), seconds(*after));
+                info!(tagged(log, *tags), "{} goes on after it was stopped for {}", capital(*tags), seconds(*after);
+                    event::WORKER_CONTINUED);
             }
             Record::WasLate { by } => warn!(
                 log,
                 "The arbiter came {} too late to its work (stopped, frozen or starved of processor time); all deadlines are \
                  moved",
-                seconds(*by)
+                seconds(*by); event::ARBITER_LATE
             ),
             Record::ChannelClosed { tags } => error!(
                 tagged(log, *tags),
                 "{} has lost its channel but lives on (does the application close file descriptors that are not its \
                  own?); it is replaced",
-                capital(*tags)
+                capital(*tags); event::WORKER_ODD
             ),
             Record::Undead { tags } => error!(
                 tagged(log, *tags),
                 "{} was killed but does not go away (uninterruptible sleep?); it is no longer waited for",
-                capital(*tags)
+                capital(*tags); event::WORKER_UNDEAD
             ),
             Record::Recycles { tags, reason } => {
                 info!(tagged(log, *tags), "{} will be replaced: {}", capital(*tags), reason; event::WORKER_RECYCLED);
             }
             Record::Drains { tags, running } => {
-                debug!(tagged(log, *tags), "{} finishes {}", capital(*tags), counted(*running as usize, "request"));
+                debug!(tagged(log, *tags), "{} finishes {}", capital(*tags), counted(*running as usize, "request");
+                    event::WORKER_EXITED);
             }
-            Record::ForkFailed { tags, reason } => error!(tagged(log, *tags), "The mold cannot fork: {}", reason),
+            Record::ForkFailed { tags, reason } => {
+                error!(tagged(log, *tags), "The mold cannot fork: {}", reason; event::FORK_FAILED)
+            }
             Record::ReloadBegins { generation, after_mold_died } => {
                 let why = if *after_mold_died { " because the preloading mold died" } else { "" };
                 info!(log, "Generation {} boots{}", generation, why; event::RELOAD_BEGUN, "generation" => generation);
             }
             Record::ReloadFolded { generation } => info!(
                 log, "Generation {} still boots; another reload follows when that one is done", generation;
-                "generation" => generation
+                event::RELOAD_QUEUED, "generation" => generation
             ),
             Record::ReloadNotPrepared { generation, serving, reason } => error!(
                 log, "The reload has failed and generation {} goes on: {}", serving, reason;
                 event::RELOAD_FAILED, "generation" => generation
             ),
             Record::ReloadFailed { tags, serving, fault } => {
-                error!(tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault; event::RELOAD_FAILED)
+                error!(tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault;
+                    event::RELOAD_FAILED)
             }
             Record::Scaled { from, to } => {
                 info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from; event::SCALED)
             }
-            Record::NotScaled => warn!(log, "One worker is the least"),
-            Record::OrderIgnored { order, because } => warn!(log, "{} is ignored: {}", order, because),
-            Record::UpgradeWaits => info!(log, "The upgrade begins when the running boot is over"),
-            Record::UpgradeBegins => info!(log, "The installed rgunicorn is asked whether it can take over"),
-            Record::UpgradeExecutes { version } => info!(log, "rgunicorn {} takes over", version),
+            Record::NotScaled => warn!(log, "One worker is the least"; event::ORDER_IGNORED),
+            Record::OrderIgnored { order, because } => {
+                warn!(log, "{} is ignored: {}", order, because; event::ORDER_IGNORED)
+            }
+            Record::UpgradeWaits => {
+                info!(log, "The upgrade begins when the running boot is over"; event::ARBITER_REPLACING)
+            }
+            Record::UpgradeBegins => {
+                info!(log, "The installed rgunicorn is asked whether it can take over"; event::ARBITER_REPLACING)
+            }
+            Record::UpgradeExecutes { version } => {
+                info!(log, "rgunicorn {} takes over", version; event::ARBITER_REPLACING)
+            }
             Record::UpgradeRefused { reason, version } => error!(
                 log, "The upgrade is refused and rgunicorn {} goes on: {}", version, reason; event::ARBITER_REPLACE_FAILED
             ),
@@ -286,7 +309,7 @@ impl Record {
                 info!(log, "Stopping: requests in flight have {} to finish", seconds(*graceful); event::STOPPING);
             }
             Record::Stops { graceful: None } => info!(log, "Stopping at once"; event::STOPPING),
-            Record::Hastens => warn!(log, "Stopping faster: told so again"),
+            Record::Hastens => warn!(log, "Stopping faster: told so again"; event::STOP_HASTENED),
             Record::Stopped => info!(log, "Stopped"; event::STOPPED),
         }
     }
@@ -373,6 +396,103 @@ fn again(retry: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One of each kind that an instance records; a new kind belongs in here.
+    fn one_of_each() -> Vec<Record> {
+        let tags = Tags { generation: 1, slot: Some(2), pid: Some(3) };
+        let fault = || Fault { kind: None, message: "no".into(), traceback: None };
+        let (time, text, findings) = (Duration::from_secs(1), || String::from("x"), Findings::default);
+        let exit = Exit::Code(1);
+        let mut all = vec![
+            Record::NotPrepared { reason: text() },
+            Record::NotStarted { tags, fault: fault() },
+            Record::Serves { generation: 1, workers: 1, interpreter: text(), after: time },
+            Record::Serves { generation: 2, workers: 1, interpreter: text(), after: time },
+            Record::WorkerReady { tags, after: time },
+            Record::Warning { tags, text: text() },
+            Record::Unreadable { tags, what: text() },
+            Record::BootFailed { tags, fault: fault(), retry: time },
+            Record::WorkerDied { tags, exit, served: None, retry: time, findings: findings() },
+            Record::MoldDied { tags, exit, preload: true, findings: findings() },
+            Record::Left { tags },
+            Record::LeftBadly { tags, exit, findings: findings() },
+            Record::Halted { tags, signal: 19, killed_in: None },
+            Record::Continued { tags, after: time },
+            Record::WasLate { by: time },
+            Record::ChannelClosed { tags },
+            Record::Undead { tags },
+            Record::Recycles { tags, reason: text() },
+            Record::Drains { tags, running: 1 },
+            Record::ForkFailed { tags, reason: text() },
+            Record::ReloadBegins { generation: 2, after_mold_died: false },
+            Record::ReloadFolded { generation: 2 },
+            Record::ReloadNotPrepared { generation: 2, serving: 1, reason: text() },
+            Record::ReloadFailed { tags, serving: 1, fault: fault() },
+            Record::Scaled { from: 1, to: 2 },
+            Record::NotScaled,
+            Record::UpgradeWaits,
+            Record::UpgradeBegins,
+            Record::UpgradeExecutes { version: text() },
+            Record::UpgradeRefused { reason: text(), version: "1" },
+            Record::Upgraded { from: text() },
+            Record::OrderIgnored { order: "x", because: "y" },
+            Record::Stops { graceful: Some(time) },
+            Record::Stops { graceful: None },
+            Record::Hastens,
+            Record::Stopped,
+        ];
+        let whys = [
+            Killed::BootTimeout,
+            Killed::Overdue,
+            Killed::Unwanted,
+            Killed::NotStopped,
+            Killed::Unresponsive,
+            Killed::Silent,
+            Killed::Halted,
+            Killed::Overgrown,
+            Killed::Lost,
+            Killed::Garbage,
+        ];
+        all.extend(whys.map(|why| Record::Killed { tags, why, graceful: time }));
+        all
+    }
+
+    /// Looks for an id of the table among the keys of each record.
+    #[derive(Default)]
+    struct Ids(std::sync::Mutex<Vec<(String, bool)>>);
+
+    struct Key(bool);
+
+    impl slog::Serializer for Key {
+        fn emit_arguments(&mut self, _key: slog::Key, value: &fmt::Arguments<'_>) -> slog::Result {
+            self.0 |= event::ALL.iter().any(|event| event.uuid == value.to_string());
+            Ok(())
+        }
+    }
+
+    impl slog::Drain for Ids {
+        type Ok = ();
+        type Err = slog::Never;
+
+        fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+            let mut key = Key(false);
+            let _ = slog::KV::serialize(&record.kv(), record, &mut key);
+            self.0.lock().unwrap().push((record.msg().to_string(), key.0));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_record_of_a_life_has_an_id_of_the_catalog() {
+        let ids = std::sync::Arc::new(Ids::default());
+        let log = Logger::root(std::sync::Arc::clone(&ids), o!());
+        let all = one_of_each();
+        all.iter().for_each(|record| record.write(&log, &Findings::default()));
+        let seen = ids.0.lock().unwrap();
+        assert_eq!(seen.len(), all.len());
+        let without: Vec<&String> = seen.iter().filter(|(_, has)| !has).map(|(text, _)| text).collect();
+        assert!(without.is_empty(), "{without:?}");
+    }
 
     #[test]
     fn durations_and_numbers_read_like_prose() {

@@ -114,7 +114,8 @@ impl Performer<'_> {
         if let Some(check) = self.check.take() {
             // What it is now is an orphan's end.
             if let Err(error) = PidFd::open(check.pid).and_then(|process| process.kill()) {
-                warn!(self.logger, "The program that was asked (pid {}) could not be killed: {}", check.pid, error);
+                warn!(self.logger, "The program that was asked (pid {}) could not be killed: {}", check.pid, error;
+                    rgunicorn_log::event::FAILURE);
             }
         }
     }

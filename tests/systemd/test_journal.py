@@ -126,11 +126,23 @@ def test_journalctl_x_explains_every_record_that_has_an_id(instance):
     one = instance("explained", {"plain.py": APP}).open()
     one.may_fail = True
     one.get("/raises")
+    with one.connect() as client:
+        client.send("no request\r\n\r\n")
+        assert client.response().status == 400
+    with one.connect() as client:
+        client.request(target="/dies")
+        client.ended()
+    one.found("exited with status 7")
+    one.box.run("rgunicornctl", "-i", "explained", "scale", "3")
     one.box.systemctl("reload", one.service)
+    one.box.systemctl("kill", "--signal", "USR1", one.service)
+    one.found("log files were opened anew")
     one.box.systemctl("stop", one.service)
     ids = {record["MESSAGE_ID"] for record in one.records() if record.get("SYSLOG_IDENTIFIER") == "rgunicorn"
            and "MESSAGE_ID" in record}
-    assert len(ids) >= 5
+    assert len(ids) >= 10
+    without = [r["MESSAGE"] for r in one.records("SYSLOG_IDENTIFIER=rgunicorn") if "MESSAGE_ID" not in r]
+    assert without == []
     listed = one.box.run("journalctl", "--list-catalog").stdout
     assert [one_id for one_id in ids if one_id not in listed] == []
     explained = one.box.run("journalctl", "-x", "--no-pager", "-u", one.service).stdout
@@ -157,9 +169,21 @@ def test_a_journal_that_stands_still_blocks_no_request_and_what_was_dropped_is_c
         assert time.monotonic() - began < 60
     finally:
         one.box.run("kill", f"-{int(SIGCONT)}", journald)
-    one.get("/again")
-    printed = one.found("that the application printed were dropped", within=30)
-    served = one.found("access records were dropped", within=30)
+    dropped = {}
+
+    def reported():
+        one.get("/later")
+        dropped.update({r["MESSAGE"].split(" ", 1)[1]: r for r in one.records("PRIORITY=4") if "were dropped" in r["MESSAGE"]})
+        return any("printed" in text for text in dropped) and any("access" in text for text in dropped)
+
+    until(reported, "the reports of what was dropped", within=30)
+    printed = next(record for text, record in dropped.items() if "printed" in text)
+    served = next(record for text, record in dropped.items() if "access" in text)
     for record in (printed, served):
         assert record["PRIORITY"] == "4" and int(a("DROPPED", record)) > 0
-    until(lambda: any("GET /again" in str(record.get("MESSAGE")) for record in one.records()), "a later record")
+
+    def recorded_again():
+        one.get("/later")
+        return any("GET /later" in str(record.get("MESSAGE")) for record in one.records("RGUNICORN_STATUS=200"))
+
+    until(recorded_again, "a later record", within=30)

@@ -57,9 +57,18 @@ events! {
     the requests that it has begun, for at most graceful_timeout. With socket activation the socket stays with \
     systemd, and new clients wait there."
 
+    STOP_HASTENED "6a5a6a9cb3df4b61a22e8f8f0e1ff577"
+    "Instance @RGUNICORN_INSTANCE@ stops faster"
+    "It was told a second time to stop, or at once: requests that run are cut off."
+
     STOPPED "efac6e09f49741bfa5e4b79ba20ab6a2"
     "rgunicorn instance @RGUNICORN_INSTANCE@ has stopped"
     "All workers have ended."
+
+    ORPHANS_KILLED "75fa27c5a6e244019479570512e475cd"
+    "What the application had left behind was killed"
+    "Processes that the application has started and not waited for were still running when the instance had \
+    stopped. Under systemd the unit's KillMode= does this; elsewhere rgunicorn does."
 
     IDLE "d1648bcd990a480bbdf82f927ad3b6b6"
     "rgunicorn instance @RGUNICORN_INSTANCE@ ends because nobody uses it"
@@ -76,6 +85,20 @@ events! {
     "The instance runs, but a setting probably does not do what was meant. The record names setting, value and \
     where it came from."
 
+    CONTROL_REFUSED "33ad55d94ef447719194b81b30e36962"
+    "A process was not heard on the control socket"
+    "Only root and the instance's own user may control it, whatever the socket's mode."
+
+    CONTROL_UNAVAILABLE "23d8613eb3794e68b6a75f7923ff8b62"
+    "Instance @RGUNICORN_INSTANCE@ has no control socket"
+    "rgunicornctl cannot reach it; signals, systemctl and serving work as ever. The record names the places \
+    that were tried. Under the shipped unit it is in RuntimeDirectory=."
+
+    ORDER_IGNORED "ec8efc3b26c243ceaba5794b86756125"
+    "An order to instance @RGUNICORN_INSTANCE@ was not carried out"
+    "A signal or rgunicornctl asked for what is not possible at the moment. The record says why; nothing has \
+    changed."
+
     LISTENING "c15f3fb3d9d74586b523f41468452fbc"
     "Instance @RGUNICORN_INSTANCE@ listens"
     "A listening socket was adopted from systemd or bound by the arbiter."
@@ -84,21 +107,11 @@ events! {
     "Instance @RGUNICORN_INSTANCE@ no longer listens on an address"
     "A reload has removed the address from the settings, or the instance has stopped."
 
-    LISTEN_FAILED "ea3d5f4afc7749e7930fb6e9bb00d32b"
-    "Instance @RGUNICORN_INSTANCE@ cannot listen"
-    "An inherited socket is not one that can be served, or an address cannot be bound: it is in use, or \
-    permission is missing. The record names the address and, where known, what holds it."
-
     FD_REFUSED "022f8e060801449eb87c7e5164a26aba"
     "Instance @RGUNICORN_INSTANCE@ cannot use what systemd had kept for it"
     "The service's file descriptor store held something that this version does not understand: of another version, \
     of another program, or half of what belongs together. It was closed and removed. After an upgrade this is \
     expected once; connections that waited in it are closed, and clients open new ones."
-
-    MOLD_READY "2af283d2bf984806ac94d1a943492249"
-    "The mold of generation @RGUNICORN_GENERATION@ is ready"
-    "The application's own interpreter runs and can fork workers; with preload_app it has imported the \
-    application."
 
     MOLD_DIED "234d07d44cc644f1b6db97b2b15a7630"
     "The mold of generation @RGUNICORN_GENERATION@ died"
@@ -128,8 +141,8 @@ events! {
     "A worker died"
     "The worker ended without having been told to: a signal, a crash of a native extension, os._exit, or the \
     kernel's out-of-memory killer; the record names the exit status or signal and, where known, the requests \
-    that were lost. It is replaced. If it happens again and again look at the requests named, at `coredumpctl` \
-    and at memory."
+    that were lost. It is replaced, at once or, if it happens again and again, after growing pauses; then look at \
+    the requests named, at `coredumpctl` and at memory."
 
     WORKER_KILLED "95ed4c734c334a1e83b3c10557f49653"
     "A worker was killed by the arbiter"
@@ -146,10 +159,32 @@ events! {
     "Neither a lane nor the standby of the worker has given a sign for longer than is allowed: the process is \
     stopped (SIGSTOP, a debugger), starved of processor time, or waits in the kernel. It is killed and replaced."
 
-    RESPAWN_DELAYED "fcfffe901a8140bf9aa9f324573bf5b8"
-    "Workers die faster than they should be replaced"
-    "A slot's workers have died several times in short order. To leave the machine its time, the next one is \
-    started after a delay that doubles each time. The records before this one say why they died."
+    ARBITER_LATE "00d8f86aba9646a995d0af786aff870f"
+    "The arbiter did not run for a while"
+    "The process or the whole machine was stopped, frozen, suspended or had no processor time. All deadlines \
+    are moved, so nobody is judged by a time in which nobody could run. If nothing was paused look for a \
+    lack of processor time: CPUQuota=, a busy host."
+
+    FORK_FAILED "564195b2255e40ff9a96e74616dde23e"
+    "A worker could not be forked"
+    "The machine or the unit has no room for another process: TasksMax=, memory, ulimit -u. It is tried \
+    again."
+
+    WORKER_UNDEAD "de5db73d92d443cc81ecc5f50721cade"
+    "A worker was killed and does not go away"
+    "It waits in the kernel without interruption, for a network file system or a disk that does not answer. \
+    It is no longer waited for and its slot is filled. Look at it with `ps -o pid,stat,wchan` and at the \
+    kernel's log."
+
+    WORKER_ODD "50631a9caab1431497ad1325dd081eb3"
+    "A worker says what cannot be understood, or nothing any more"
+    "Its channel to the arbiter has ended or carries nonsense while it lives. Usually the application closes \
+    file descriptors that are not its own (os.closerange, a daemonizing library). The worker is replaced if \
+    it cannot be spoken with."
+
+    WORKER_CONTINUED "72eff4a9687e4d9e981caefd379583de"
+    "A worker that was stopped goes on"
+    "Somebody has sent SIGCONT. It gets its time anew and serves on."
 
     SCALED "9485c38f07ab4bc3aac4e200f7e646f7"
     "The number of workers has changed"
@@ -180,21 +215,19 @@ events! {
     "The record says what was wrong: a setting, an import, a check request. Nothing has changed for clients. \
     Repair it and reload again."
 
-    RELOAD_REFUSED "03ed709724af4e71b73398e3ac7537de"
-    "A reload was refused"
-    "Another reload is running, or the instance is stopping."
-
-    GENERATION_PROMOTED "6aee20f9b2f14f128107d47cbe41c028"
-    "Generation @RGUNICORN_GENERATION@ serves"
-    "All its workers are ready and accept connections."
-
-    GENERATION_RETIRED "c34ae4bc3bd04faa96a61f0d87e79fc7"
-    "Generation @RGUNICORN_GENERATION@ retires"
-    "Its workers accept no more, pass their idle connections on and finish the requests that they have begun."
+    RELOAD_QUEUED "c81cbcd72657461c98fe7723ba42cac6"
+    "Another reload of instance @RGUNICORN_INSTANCE@ follows the one that runs"
+    "It was ordered while a generation boots. When that is done the settings are read anew; orders that come \
+    until then are one. Nothing needs to be done."
 
     GENERATION_GONE "07f60e94705e4e46b62f02d9ad972627"
     "Generation @RGUNICORN_GENERATION@ is gone"
     "Its last worker has ended."
+
+    ARBITER_REPLACING "2c329e8fa8cc40fbaf7f29478eb8f906"
+    "The arbiter of instance @RGUNICORN_INSTANCE@ is about to run another binary"
+    "SIGUSR2 or rgunicornctl upgrade: the installed program is asked first whether it can take over, and is then executed \
+    in the same process. Workers serve meanwhile; if it cannot, nothing changes."
 
     ARBITER_REPLACED "059f3fbe136b4be185f19636ff51699b"
     "The arbiter of instance @RGUNICORN_INSTANCE@ runs a new binary"
@@ -218,6 +251,12 @@ events! {
     "timeout has passed without progress. The client got a 504 if nothing had been sent. The record has the \
     request and the stack of the lane, which shows where it was waiting or working. The worker is replaced. If \
     such requests are expected raise timeout."
+
+    REQUEST_CUT "fc115ed0ba324cc399bb262505c9e771"
+    "A request was cut off"
+    "Its worker had to leave, by a stop, a reload or a limit, and graceful_timeout has passed. The client \
+    sees its connection end. Raise graceful_timeout, and TimeoutStopSec= of the unit with it, if such \
+    requests are expected."
 
     REQUEST_REJECTED "fa5198ca8f5f4dd88b69983570796a4e"
     "A request was rejected"
@@ -244,6 +283,22 @@ events! {
     "A request has waited too long for a lane"
     "All lanes were busy for queue_timeout; the client got a 503. More workers or threads, or a faster \
     application, are needed."
+
+    FAILURE "0e42ccf4a47b41a6b6835ef538569432"
+    "The machine refused what should always work"
+    "A call to the kernel failed: memory, a limit, or a fault. The record says which, and what was done about \
+    it."
+
+    OUT_OF_FDS "7e802ebbbcdb4e588bade62a5828cc53"
+    "File descriptors are short"
+    "A connection could not be accepted for want of one. Idle connections are closed in favour of new ones. \
+    Raise LimitNOFILE= of the unit, or ulimit -n."
+
+    SPOOL_FULL "9fa12b0a565f48f883f9f95f0705bb67"
+    "Request bodies were refused for want of room"
+    "All bodies on disk together reach spool_limit, or /var/tmp cannot be written to. The client got a 503 or \
+    a 500. Raise spool_limit, lower limit_request_body, or free space; small bodies stay in memory \
+    (request_buffer)."
 
     APPLICATION_OUTPUT "036c2e73657e41669dc4690944686ab0"
     "Something that the application printed"

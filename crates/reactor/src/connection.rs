@@ -13,6 +13,7 @@ use crate::sys;
 use crate::table::{Happened, SharedOutbox};
 use crate::token::Token;
 use rgunicorn_http::{self as http, Eof, Expired, Framing, Head, ProxyHeader, Rejection, Step, Trust};
+use rgunicorn_log::event;
 use rgunicorn_protocol::Sheet;
 use rgunicorn_protocol::scoreboard::Counter;
 use slog::Logger;
@@ -237,6 +238,7 @@ impl Connection {
             },
             Phase::Flushing { .. } => {
                 slog::info!(around.log, "a client stopped reading its response and was disconnected";
+                    event::REQUEST_ABANDONED,
                     "remote_addr" => self.peer_text(), "setting" => "send_timeout");
                 around.sheet.count(Counter::SendTimeouts);
                 Verdict::End
@@ -462,12 +464,14 @@ impl Connection {
         let status = match error {
             SpoolError::Full => {
                 slog::warn!(around.log, "a request body was refused with 503: all bodies on disk together reach \
-                    spool_limit; raise it, or lower limit_request_body"; "remote_addr" => self.peer_text());
+                    spool_limit; raise it, or lower limit_request_body";
+                        event::SPOOL_FULL, "remote_addr" => self.peer_text());
                 503
             }
             SpoolError::Failure(error) => {
                 slog::error!(around.log, "a request body could not be kept in /var/tmp and was refused with 500; free \
-                    space there or raise request_buffer"; "error" => %error, "remote_addr" => self.peer_text());
+                    space there or raise request_buffer";
+                        event::SPOOL_FULL, "error" => %error, "remote_addr" => self.peer_text());
                 500
             }
         };
@@ -477,7 +481,7 @@ impl Connection {
 
     fn reject(&mut self, rejection: &Rejection, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         around.sheet.count(Counter::Rejected);
-        slog::info!(around.log, "a request was refused: {}", rejection.rule.text();
+        slog::info!(around.log, "a request was refused: {}", rejection.rule.text(); event::REQUEST_REJECTED,
             "rule" => rejection.rule.id(), "source" => rejection.rule.source(), "status" => rejection.status(),
             "remote_addr" => self.peer_text(), "excerpt" => String::from_utf8_lossy(rejection.excerpt.as_bytes()).escape_debug().to_string());
         hands.out.clear();

@@ -4,6 +4,7 @@
 //! in their order. Sending never waits: an arbiter that does not read is treated like one that will.
 
 use crate::reactor::{Reactor, Service, lock};
+use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::ServiceState;
 use rgunicorn_protocol::{FromWorker, Received, ToWorker};
 use std::sync::Arc;
@@ -31,19 +32,20 @@ impl Reactor {
             match self.channel.receive::<ToWorker>() {
                 Ok(Received::Message(message, _fds)) => self.obey_one(&message, &control),
                 Ok(Received::Unreadable(error)) => {
-                    slog::error!(self.log, "a message of the arbiter cannot be read"; "error" => error);
+                    slog::error!(self.log, "a message of the arbiter cannot be read"; event::FAILURE, "error" => error);
                 }
                 Ok(Received::Empty) => return,
                 Ok(Received::Ended) => {
                     self.forget_channel();
                     if !self.retiring.load(Ordering::Relaxed) {
-                        slog::warn!(self.log, "the arbiter is gone; the worker finishes what it has begun and leaves");
+                        slog::warn!(self.log, "the arbiter is gone; the worker finishes what it has begun and leaves";
+                            event::ARBITER_GONE);
                         self.retire(control.graceful_timeout, false);
                     }
                     return;
                 }
                 Err(error) => {
-                    slog::error!(self.log, "the channel to the arbiter failed"; "error" => %error);
+                    slog::error!(self.log, "the channel to the arbiter failed"; event::ARBITER_GONE, "error" => %error);
                     self.forget_channel();
                     self.retire(control.graceful_timeout, false);
                     return;
@@ -72,7 +74,7 @@ impl Reactor {
             ToWorker::ReopenLogs => (control.on_reopen)(),
             ToWorker::Ping { id } => self.tell(&FromWorker::Pong { id: *id }),
             ToWorker::Configure(_) | ToWorker::Fork { .. } => {
-                slog::error!(self.log, "the arbiter sent a worker what is meant for a mold");
+                slog::error!(self.log, "the arbiter sent a worker what is meant for a mold"; event::FAILURE);
             }
         }
     }

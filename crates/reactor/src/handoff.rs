@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use rgunicorn_http::{self as http, Framing, ProxyHeader};
+use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::{Counter, monotonic_us};
 use rgunicorn_protocol::{HANDOFF_FORM as FORM, ListenerAddress};
 use serde::{Deserialize, Serialize};
@@ -218,7 +219,7 @@ impl Reactor {
                         CONNECTION_EVENTS,
                         source(connection),
                     ) {
-                        slog::error!(self.log, "epoll_ctl failed"; "error" => %error);
+                        slog::error!(self.log, "epoll_ctl failed"; event::FAILURE, "error" => %error);
                     }
                 }
                 stay.append(&mut leave);
@@ -274,7 +275,7 @@ impl Reactor {
                     self.leave_handoff_alone();
                 }
             }
-            error => slog::error!(self.log, "the handoff cannot be read"; "error" => %error),
+            error => slog::error!(self.log, "the handoff cannot be read"; event::FAILURE, "error" => %error),
         }
         false
     }
@@ -320,7 +321,7 @@ impl Reactor {
 
     fn adopt(self: &Arc<Self>, datagram: &[u8], fds: Vec<OwnedFd>) {
         let Some(records) = decode(datagram).filter(|records| records.len() == fds.len()) else {
-            slog::error!(self.log, "a datagram of the handoff cannot be read; its connections are closed";
+            slog::error!(self.log, "a datagram of the handoff cannot be read; its connections are closed"; event::FAILURE,
                 "connections" => fds.len());
             return;
         };

@@ -8,6 +8,7 @@ use crate::offspring::Socket;
 use crate::reactor::{Reactor, Service, lock};
 use crate::sys;
 use crate::token::Source;
+use rgunicorn_log::event;
 use rgunicorn_protocol::ListenerAddress;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -104,7 +105,9 @@ impl Reactor {
                 let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
                 match sys::control(self.listening_set(), libc::EPOLL_CTL_ADD, fd.as_fd(), events, Source::Listener(n)) {
                     Ok(()) => listener.watched = true,
-                    Err(error) => slog::error!(self.log, "a listener cannot be watched"; "error" => %error),
+                    Err(error) => {
+                        slog::error!(self.log, "a listener cannot be watched"; event::FAILURE, "error" => %error)
+                    }
                 }
             }
         }
@@ -123,7 +126,7 @@ impl Reactor {
             if watch { (libc::EPOLL_CTL_ADD, libc::EPOLLIN | libc::EPOLLEXCLUSIVE) } else { (libc::EPOLL_CTL_DEL, 0) };
         match sys::control(self.listening_set(), operation, handoff.receive(), events, Source::Handoff) {
             Ok(()) => handoff.watched = watch,
-            Err(error) => slog::error!(self.log, "the handoff cannot be watched"; "error" => %error),
+            Err(error) => slog::error!(self.log, "the handoff cannot be watched"; event::FAILURE, "error" => %error),
         }
     }
 
@@ -215,7 +218,7 @@ impl Reactor {
                 false
             }
             _ => {
-                slog::error!(self.log, "accept failed"; "error" => %error);
+                slog::error!(self.log, "accept failed"; event::FAILURE, "error" => %error);
                 false
             }
         }
@@ -247,7 +250,7 @@ impl Reactor {
             listeners.said_full = Some(now);
         }
         slog::warn!(self.log, "no fd is left for a new connection: the connections that have been idle for longest are \
-            closed, or else the new ones; raise LimitNOFILE= of the unit (or ulimit -n)";
+            closed, or else the new ones; raise LimitNOFILE= of the unit (or ulimit -n)"; event::OUT_OF_FDS,
             "error" => %error, "connections" => self.connections());
     }
 

@@ -9,6 +9,7 @@ use crate::handoff::Head;
 use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
 use crate::sys;
+use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::Counter;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl Reactor {
 
     /// `queue_timeout`: 503 with Retry-After.
     pub(crate) fn refuse_late(self: &Arc<Self>, mut connection: Box<Connection>, hands: &mut Hands) {
-        slog::warn!(self.log, "a request waited too long for a lane and was answered with 503";
+        slog::warn!(self.log, "a request waited too long for a lane and was answered with 503"; event::QUEUE_TIMEOUT,
             "setting" => "queue_timeout", "remote_addr" => connection.peer_text());
         self.sheet.count(Counter::QueueTimeouts);
         let verdict = connection.answer_error(503, hands, &self.surroundings());

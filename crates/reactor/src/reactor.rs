@@ -26,6 +26,7 @@ use crate::timeouts::{InLanes, TakeStack};
 use crate::token::{Source, Token};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::Counter;
 use rgunicorn_protocol::{Channel, ListenerAddress, Sheet};
 use slog::Logger;
@@ -296,7 +297,7 @@ impl Reactor {
         let count = match sys::wait(self.epoll.0.as_fd(), &mut events, timeout) {
             Ok(count) => count,
             Err(error) => {
-                slog::crit!(self.log, "epoll_wait failed; the worker ends"; "error" => %error);
+                slog::crit!(self.log, "epoll_wait failed; the worker ends"; event::FAILURE, "error" => %error);
                 self.finish();
                 0
             }
@@ -371,7 +372,7 @@ impl Reactor {
         if over {
             // Those in lanes are named by the standby, once it is sure that they do not come back.
             for lost in lock(&self.table).unfinished(now) {
-                slog::warn!(self.log, "{} when graceful_timeout was over", lost);
+                slog::warn!(self.log, "{} when graceful_timeout was over", lost; event::REQUEST_CUT);
             }
             self.finish();
         }
@@ -525,7 +526,7 @@ impl Reactor {
         if let Err(error) =
             sys::control(self.epoll.0.as_fd(), libc::EPOLL_CTL_MOD, socket, events, Source::Connection(token))
         {
-            slog::error!(self.log, "epoll_ctl failed"; "error" => %error);
+            slog::error!(self.log, "epoll_ctl failed"; event::FAILURE, "error" => %error);
         }
     }
 
@@ -572,7 +573,7 @@ impl Reactor {
         let Some(outbox) = lock(&self.table).outbox(token) else { return };
         let outbox = lock(&outbox);
         if !outbox.is_empty() {
-            slog::info!(self.log, "a client stopped reading its response and was disconnected";
+            slog::info!(self.log, "a client stopped reading its response and was disconnected"; event::REQUEST_ABANDONED,
                 "setting" => "send_timeout");
             self.sheet.count(Counter::SendTimeouts);
             outbox.shut_down();
@@ -671,7 +672,7 @@ impl Reactor {
         if let Err(error) =
             sys::control(self.epoll_fd(), libc::EPOLL_CTL_ADD, socket.as_fd(), CONNECTION_EVENTS, source)
         {
-            slog::error!(self.log, "a connection could not be watched and was closed"; "error" => %error);
+            slog::error!(self.log, "a connection could not be watched and was closed"; event::FAILURE, "error" => %error);
             lock(&self.table).leave(token);
             self.sheet.count(Counter::Closed);
         }

@@ -16,6 +16,7 @@
 use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
 use crate::timeouts::Watch;
+use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::{LaneRecord, monotonic_us};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -92,7 +93,7 @@ impl Reactor {
                         or graceful_timeout is over",
                         running.method,
                         running.path,
-                        seconds
+                        seconds; event::REQUEST_CUT
                     );
                 }
                 crate::sys::end_process();

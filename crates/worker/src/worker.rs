@@ -5,6 +5,7 @@ use crate::drivers::{asyncio, gevent};
 use crate::mold::{Mold, say_hello};
 use crate::{application, drivers, identity, offspring, output, signals, stacks};
 use pyo3::prelude::*;
+use rgunicorn_log::event;
 use rgunicorn_log::{Log, Process};
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt};
 use rgunicorn_reactor::{Hooks, Inheritance, Reactor, ReactorSettings, seconds};
@@ -96,10 +97,11 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
     let reopen = Box::new(move || {
         if let Err(error) = output::capture(&captured) {
             slog::error!(reopened.logger(), "errorlog could not be reopened for what the application prints, which goes on \
-                to the old file"; "error" => %error);
+                to the old file"; event::FAILURE, "error" => %error);
         }
         if let Err(error) = reopened.reopen() {
             slog::error!(reopened.logger(), "the log files could not be reopened; records go on to the old ones";
+                event::FAILURE,
                 "error" => %error);
         }
     });
@@ -136,6 +138,7 @@ fn open_sheet(scoreboard: Option<OwnedFd>, place: &Place, lanes: usize, log: &Lo
         Some(Ok(sheet)) => sheet,
         Some(Err(error)) => {
             slog::warn!(log.logger(), "the scoreboard cannot be mapped; this worker is missing from the figures";
+                event::FAILURE,
                 "error" => %error);
             Sheet::private(u32::try_from(lanes).unwrap_or(1))?
         }
@@ -149,11 +152,12 @@ impl Booted {
     fn serve(self, py: Python<'_>) -> i32 {
         let Booted { reactor, application, settings } = self;
         if let Err(error) = offspring::register(py) {
-            slog::error!(reactor.log, "children of the application will keep the worker's sockets"; "error" => %error);
+            slog::error!(reactor.log, "children of the application will keep the worker's sockets";
+                event::FAILURE, "error" => %error);
         }
         if let Err(error) = signals::without_signals(|| reactor.start_standby()) {
             slog::crit!(reactor.log, "the worker cannot start its standby thread; raise TasksMax= of the unit or \
-                ulimit -u"; "error" => %error);
+                ulimit -u"; event::FAILURE, "error" => %error);
             return CANNOT_BOOT;
         }
         let ready = || reactor.tell(&FromWorker::Ready { warnings: Vec::new() });

@@ -9,6 +9,7 @@ use crate::bridge::Lane;
 use crate::bridge::wsgi::{Served, WsgiBridge};
 use crate::drivers::recycling::Recycling;
 use pyo3::prelude::*;
+use rgunicorn_log::event;
 use rgunicorn_protocol::WorkerSettings;
 use rgunicorn_reactor::{Next, Reactor, Role};
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, se
         pool.run_lane(py, 0);
     } else if let Err(error) = run_threads(py, &pool, count) {
         slog::crit!(reactor.log, "the worker's threads cannot be started; lower `threads` or raise TasksMax= of the unit";
+            event::FAILURE,
             "error" => %error);
         return 1;
     }

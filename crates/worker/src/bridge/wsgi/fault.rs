@@ -48,7 +48,8 @@ impl Faults {
             }
             Stop::Raised(error) => error,
             Stop::Misdirected(sentence) => {
-                slog::error!(self.log, "Error handling request {}: {}", request.line, sentence; "request_id" => &request.id);
+                slog::error!(self.log, "Error handling request {}: {}", request.line, sentence; event::RESPONSE_FAULT,
+                    "request_id" => &request.id);
                 return;
             }
             Stop::Broke(sentence) => {
