@@ -10,13 +10,14 @@ DEMO    := .cache/demo
 # More for pytest: make test PYTEST_ARGS='tests/lifecycle -k respawn'
 PYTEST_ARGS ?=
 
-.PHONY: help build next demo test test-rust test-system deb bench fuzz torture lint clean
+.PHONY: help build next demo test test-rust test-system reference bench fuzz torture lint clean deb rpm wheel
 
 help:
 	@echo 'make demo    build, then serve examples/ on http://127.0.0.1:8000'
 	@echo 'make test    every test (installs what is missing)'
 	@echo 'make build   $(BIN), rgunicornctl and the worker module'
-	@echo 'make deb     dist/rgunicorn_VERSION_ARCH.deb'
+	@echo 'make deb     dist/rgunicorn_VERSION_ARCH.deb; make rpm and make wheel likewise'
+	@echo 'make reference   manual pages, docs/settings.md and completions anew from src/settings/table.rs'
 	@echo 'make bench   processor time per request, beside other servers'
 	@echo 'make fuzz    ten minutes of libFuzzer for each target'
 	@echo 'make torture SECONDS=60   load, kills, recycling, changes of scale: what is lost?'
@@ -64,6 +65,10 @@ test-system: build next $(VENV)/ready
 	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux \
 	    mmdebstrap=mmdebstrap /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 	RGUNICORN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
+
+# What is made from the table of settings and is committed; the tests say when it is stale.
+reference:
+	RGUNICORN_WRITE_DOCS=1 cargo test -p rgunicorn --quiet reference
 
 deb: build
 	@.ci/require dpkg-deb=dpkg

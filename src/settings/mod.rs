@@ -12,6 +12,8 @@ pub(crate) mod explain;
 mod fault;
 pub(crate) mod interpreter;
 mod layers;
+#[cfg(test)]
+mod reference;
 mod resolve;
 mod sandbox;
 mod setting;
