@@ -61,7 +61,8 @@ test-rust:
 
 # A real systemd is booted in namespaces for part of these (tests/harness/box.py): that needs root.
 test-system: build next $(VENV)/ready
-	@.ci/require curl=curl nginx=nginx dpkg-deb=dpkg systemd-socket-activate=systemd \
+	@.ci/require curl=curl nginx=nginx haproxy=haproxy dpkg-deb=dpkg lintian=lintian rpmbuild=rpm rpmlint=rpmlint \
+	    mandoc=mandoc zsh=zsh fish=fish logrotate=logrotate systemd-socket-activate=systemd \
 	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux \
 	    mmdebstrap=mmdebstrap /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 	RGUNICORN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
@@ -70,9 +71,18 @@ test-system: build next $(VENV)/ready
 reference:
 	RGUNICORN_WRITE_DOCS=1 cargo test -p rgunicorn --quiet reference
 
+# What people install, in dist/: the same programs in each. packaging/ has the recipes.
 deb: build
-	@.ci/require dpkg-deb=dpkg
+	@.ci/require dpkg-deb=dpkg objdump=binutils
 	packaging/deb/build $(TARGET)/release dist
+
+rpm: build
+	@.ci/require rpmbuild=rpm objdump=binutils
+	packaging/rpm/build $(TARGET)/release dist
+
+wheel: build
+	@.ci/require python3=python3 objdump=binutils
+	packaging/wheel/build $(TARGET)/release dist
 
 bench: build
 	@test -x benches/run || { echo 'there is no benches/run yet' >&2; exit 1; }

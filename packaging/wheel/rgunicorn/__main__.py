@@ -1,0 +1,5 @@
+"""`python -m rgunicorn` is `rgunicorn`."""
+
+from rgunicorn import _main
+
+_main()
