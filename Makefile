@@ -65,7 +65,9 @@ test-system: build next $(VENV)/ready
 	    mandoc=mandoc zsh=zsh fish=fish logrotate=logrotate systemd-socket-activate=systemd \
 	    /lib/systemd/systemd=systemd-sysv dbus-daemon=dbus nsenter=util-linux \
 	    mmdebstrap=mmdebstrap /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
-	RGUNICORN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
+	cargo build --release --quiet -p rgunicorn-torture
+	RGUNICORN=$(abspath $(BIN)) TORTURE=$(abspath $(TARGET))/release/rgunicorn-torture \
+	    $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
 
 # What is made from the table of settings and is committed; the tests say when it is stale.
 reference:

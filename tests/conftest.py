@@ -84,3 +84,22 @@ def deb(tmp_path_factory):
 def needs():
     """needs(condition, "what"): skips at home, fails in CI."""
     return require
+
+
+@pytest.fixture(scope="session")
+def wheels():
+    """wheels("3.13") -> a folder with Flask and Django and what they need, for that Python; loaded once, by pip."""
+
+    def of(python):
+        folder = ROOT / ".cache" / "wheels" / python
+        done = folder / "complete"
+        if not done.exists():
+            ended = subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
+                 f"--python-version={python}", f"--dest={folder}", "flask>=3.0,<4", "django>=5.1,<6"],
+                capture_output=True, text=True)
+            require(ended.returncode == 0, f"Flask and Django for Python {python}, from the package index:\n{ended.stderr}")
+            done.touch()
+        return folder
+
+    return of

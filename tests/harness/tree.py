@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # What every tree has: a bootable systemd whose dynamic users have names, Python for an application, a few tools to look.
 BASE = ("systemd", "systemd-sysv", "dbus", "libnss-systemd", "python3", "python3-venv", "curl", "iproute2", "procps",
-        "passwd", "util-linux")
+        "passwd", "util-linux",
+        # What the pages in docs/ put in front, and what they type.
+        "nginx", "haproxy", "sudo", "adduser", "logrotate")
 # The longest that making one may take: a slow mirror, a loaded machine.
 SECONDS = 900
 # Documentation is half of the size. The rule is taken out again: packages that a test installs are complete.
