@@ -103,8 +103,7 @@ pub(super) fn zsh() -> String {
         };
         let again = matches!(setting.form, FlagForm::Repeated);
         for flag in setting.flags {
-            let before =
-                if again { "*".to_owned() } else { format!("({})", setting.flags.join(" ")) };
+            let before = if again { "*".to_owned() } else { format!("({})", setting.flags.join(" ")) };
             let help = setting.help.replace('\'', "'\\''").replace('[', "\\[").replace(']', "\\]").replace(':', "\\:");
             let _ = writeln!(out, "    '{before}{flag}[{help}]{action}'");
         }
