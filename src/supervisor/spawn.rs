@@ -1,8 +1,8 @@
 //! Executing the application's interpreter, which becomes a mold.
 //!
 //! Owns fork, exec and what the child inherits: fd [`CHANNEL_FD`] and standard input, output and error, default signal
-//! dispositions, the signals blocked that it is told by channel, the environment without what systemd meant for the arbiter. Knows nothing of what the
-//! mold does then. Invariant: the arbiter waits for nothing; an exec that fails (or hangs on a dead network file system)
+//! dispositions, the signals blocked that it is told by channel, the environment without what systemd meant for the
+//! arbiter. Knows nothing of what the mold does then. Invariant: the arbiter waits for nothing; an exec that fails (or hangs on a dead network file system)
 //! is the child's affair, which says so on the channel like any other boot fault.
 
 use crate::settings::Settings;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::unistd::{AccessFlags, ForkResult, Pid, access, fork};
 use rgunicorn_log::JournalStreams;
-use rgunicorn_protocol::{BootFault, BootFaultKind, CHANNEL_FD, Channel, FromWorker};
+use rgunicorn_protocol::{BootFault, BootFaultKind, CHANNEL_FD, Channel, FromWorker, TOLD_BY_CHANNEL};
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -109,7 +109,8 @@ fn execute(
     }
     // `systemctl kill -s HUP` reaches the interpreter before the worker module can install its handlers. Blocked until
     // then, which the mask keeps over exec, nothing of that kind kills it; the module takes the mask away.
-    if let Err(errno) = signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&told_by_channel()), None) {
+    if let Err(errno) = signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&TOLD_BY_CHANNEL.into_iter().collect()), None)
+    {
         return errno;
     }
     match nix::unistd::execve(python, arguments, environment) {
@@ -187,23 +188,6 @@ fn own_environment(variable: &str, value: i32) -> Result<Vec<CString>, String> {
         .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
         .chain([c_string(format!("{variable}={value}").as_bytes())])
         .collect()
-}
-
-/// The signals that molds and workers do not obey (see the worker's `signals`).
-fn told_by_channel() -> SigSet {
-    [
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
-        Signal::SIGWINCH,
-    ]
-    .into_iter()
-    .collect()
 }
 
 /// The arbiter's environment without what is the arbiter's alone, then `env_file` and `raw_env`: variables such as

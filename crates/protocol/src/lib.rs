@@ -1,19 +1,21 @@
 //! What arbiter, mold and worker say to each other.
 //!
 //! Owns the message types ([`message`]), the socket they travel on ([`channel`]), what a worker must know to serve
-//! ([`settings`]), the memory that all share ([`scoreboard`]) and the language of the control socket ([`control`]). Knows
-//! nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram, complete or not at all.
+//! ([`settings`]), the signals that only the arbiter obeys ([`signals`]), the memory that all share ([`scoreboard`]) and
+//! the language of the control socket ([`control`]). Knows nothing of Python, of HTTP or of supervision. Invariant: one message is one datagram, complete or not at all.
 
 pub mod channel;
 pub mod control;
 pub mod message;
 pub mod scoreboard;
 pub mod settings;
+pub mod signals;
 
 pub use channel::{Channel, Received};
 pub use message::{BootFault, BootFaultKind, FromWorker, ToWorker};
 pub use scoreboard::{Scoreboard, Sheet, SheetAt};
 pub use settings::{ListenerAddress, WorkerSettings};
+pub use signals::TOLD_BY_CHANNEL;
 
 /// The version that arbiter and worker module must share. A package upgrade replaces the module below running
 /// instances, so both say it by name in the handshake.

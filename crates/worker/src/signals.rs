@@ -4,20 +4,8 @@
 //! empty and not SIG_IGN, which programs that the application starts would inherit; SA_RESTART keeps system calls of the
 //! application from failing with EINTR.
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
-
-/// Everything that a unit or a terminal sends to all processes.
-const IGNORED: [Signal; 9] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-    Signal::SIGWINCH,
-];
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, pthread_sigmask, sigaction};
+use rgunicorn_protocol::TOLD_BY_CHANNEL;
 
 extern "C" fn nothing(_: libc::c_int) {}
 
@@ -25,7 +13,7 @@ extern "C" fn nothing(_: libc::c_int) {}
 /// of these signals would have ended it.
 pub(crate) fn ignore() {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
-    for signal in IGNORED {
+    for signal in TOLD_BY_CHANNEL {
         // SAFETY: the handler does nothing, so it is async-signal-safe.
         let _ = unsafe { sigaction(signal, &action) };
     }
@@ -35,7 +23,7 @@ pub(crate) fn ignore() {
 /// Gives a child that the application forked the defaults back, where our empty handler still stands.
 pub(crate) fn restore_defaults() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in IGNORED {
+    for signal in TOLD_BY_CHANNEL {
         // SAFETY: SIG_DFL is always a valid disposition; the old one is put back if it is not ours.
         unsafe {
             if let Ok(old) = sigaction(signal, &default) {
