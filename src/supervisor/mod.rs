@@ -52,7 +52,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use perform::{Passed, Performer, Source, Token};
 use pidfile::PidFile;
 use rgunicorn_log::{Log, LogSettings, Process, event as id};
-use rgunicorn_protocol::BootFaultKind;
+use rgunicorn_protocol::{BootFaultKind, CHANNEL_FD};
 use signals::{Sender, Sent, Signals};
 use slog::{error, info, warn};
 use std::os::fd::RawFd;
@@ -68,6 +68,7 @@ const ORPHAN_TIME: Duration = Duration::from_secs(2);
 /// # Errors
 /// What no log could tell: the logs cannot be opened, or the machine refuses the arbiter its first file descriptors.
 pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, String> {
+    signals::ignore_meaningless();
     let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
     let logger = log.logger();
     info!(
@@ -76,7 +77,7 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
         in_brackets(&settings.python_origin), settings.app;
         id::STARTING
     );
-    let started = systemd::activation::adopt().and_then(|activated| {
+    let started = raise_fd_limit().and_then(|()| systemd::activation::adopt()).and_then(|activated| {
         let pidfile = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
         Ok((activated, pidfile))
     });
@@ -90,7 +91,6 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
     let control = Control::open(&settings, &logger);
     // A reload may open other logs; nothing here keeps the first ones open.
     drop(logger);
-    raise_fd_limit();
     let passed = Passed { activated, returned: systemd::fdstore::examine(stored) };
     let source = Source::Serve { invocation, first: Some(Box::new(settings)) };
     let mut performer = performer(source, invocation.program.clone(), log, passed, control)?;
@@ -104,6 +104,7 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
 /// As [`run`], or the state cannot be taken over: the workers then find their channels closed and leave, and systemd
 /// starts the service again.
 pub(crate) fn resume(invocation: &Invocation, number: RawFd) -> Result<Exit, String> {
+    signals::ignore_meaningless();
     let (estate, passed, control) = Estate::open(number)?;
     let settings = estate.settings().ok_or("the arbiter before this one has left no settings")?;
     let (log, trouble) = open_log_or_stderr(&settings)?;
@@ -137,6 +138,7 @@ fn open_log_or_stderr(settings: &Settings) -> Result<(Log, Option<String>), Stri
 /// # Errors
 /// As [`run`].
 pub(crate) fn check(settings: &Settings) -> Result<Exit, String> {
+    raise_fd_limit()?;
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let mut settings = settings.clone();
     // The answer is for the one who asks.
@@ -332,13 +334,23 @@ fn exit_of(outcome: Outcome) -> Exit {
 
 /// Every connection that waits in the handoff counts against the sender's soft limit (unix(7), ETOOMANYREFS), and
 /// workers inherit the limit.
-fn raise_fd_limit() {
+///
+/// # Errors
+/// Not even the mold's channel would have a number.
+fn raise_fd_limit() -> Result<(), String> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    if soft < hard {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+    let least = u64::try_from(CHANNEL_FD).unwrap_or_default() + 1;
+    if hard < least {
+        return Err(format!(
+            "a process may have {hard} file descriptors here, and rgunicorn needs {least}, beside one for each connection: \
+             raise the limit (LimitNOFILE= of the unit, `ulimit -Hn` in a shell)"
+        ));
+    }
+    Ok(())
 }
 
 fn in_brackets(text: &str) -> String {

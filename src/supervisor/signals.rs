@@ -4,7 +4,7 @@
 //! made no signal of the set interrupts or ends the arbiter; equal ones that pile up are one.
 
 use super::event::Order;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,6 +37,21 @@ const TAKEN: [(Signal, Sent); 9] = [
     (Signal::SIGTTIN, Sent::Order(Order::More)),
     (Signal::SIGTTOU, Sent::Order(Order::Fewer)),
 ];
+
+/// What means nothing here and would by default end the process that everything hangs on: timers that another program
+/// left running over exec(2), and a log that has reached RLIMIT_FSIZE, whose write then fails with EFBIG like any other.
+/// SIGXCPU is not among them: who sets a limit of processor time wants an end.
+const MEANINGLESS: [Signal; 6] =
+    [Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPROF, Signal::SIGXFSZ, Signal::SIGIO, Signal::SIGPWR];
+
+/// Ignores what means nothing. The interpreters that the arbiter starts get the defaults back (`spawn`).
+pub(super) fn ignore_meaningless() {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in MEANINGLESS {
+        // SAFETY: SIG_IGN is no code of ours.
+        let _ = unsafe { sigaction(signal, &ignore) };
+    }
+}
 
 /// See the file's header.
 #[derive(Debug)]

@@ -22,6 +22,15 @@ def closed(client):
         return True
 
 
+def test_a_limit_of_fds_below_the_least_is_named(serve):
+    server = serve("plain:app", wrapper=("bash", "-c", 'ulimit -n 32; exec "$@"', "limited"), wait=False)
+    says = r"32 file descriptors here, and rgunicorn needs 64.*LimitNOFILE="
+    server.expect(says)
+    server.expect_status(1)
+    assert server.wait() == 1
+    assert len(server.log.find(says, "error")) == 1
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_without_fds_the_oldest_idle_connections_make_room_for_new_ones(serve, workers):
     server = serve("plain:app", "--workers", workers, wrapper=LIMITED)

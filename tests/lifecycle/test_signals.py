@@ -214,6 +214,29 @@ def test_workers_do_not_heed_signals_that_are_meant_for_the_arbiter(serve, numbe
     assert server.children == children
 
 
+@pytest.mark.parametrize("name", ["SIGALRM", "SIGVTALRM", "SIGPROF", "SIGXFSZ", "SIGIO", "SIGPWR", "SIGPIPE", "SIGWINCH"])
+def test_a_signal_that_means_nothing_does_not_end_the_arbiter(serve, name):
+    server = serve("plain:app", "--workers", 1)
+    children = server.children
+    server.signal(signal.Signals[name])
+    # Signals are taken in any order; the answer to this one comes after the other has been delivered.
+    server.signal(SIGTTIN)
+    until(lambda: len(server.workers) == 2, "a second worker")
+    assert set(children) < set(server.children)
+    assert server.get("/").body == b"hello\n"
+
+
+def test_log_files_that_have_reached_the_limit_of_file_size_end_nothing(serve, tmp_path):
+    log = tmp_path / "error.log"
+    log.write_bytes(b"x" * 2048)
+    server = serve("plain:app", "--error-logfile", log, wrapper=("bash", "-c", 'ulimit -f 2; exec "$@"', "limited"))
+    assert server.get("/").body == b"hello\n"
+    server.signal(SIGHUP)
+    assert server.get("/").body == b"hello\n"
+    assert server.stop() == 0
+    assert len(log.read_bytes()) == 2048
+
+
 def test_subprocesses_of_the_application_have_the_default_signals(serve):
     lines = dict(line.split(":") for line in serve("plain:app").get("/signals").text.splitlines())
     assert int(lines["SigBlk"], 16) == 0
