@@ -17,7 +17,7 @@ pub(crate) enum Exit {
     Usage,
     /// The application could not be booted: an exception at import, a missing or unsuitable interpreter. As Gunicorn's.
     BootFault,
-    /// The application's module or variable does not exist or cannot be called. As Gunicorn's.
+    /// The application's module or variable does not exist or cannot be called, or not with these arguments. As Gunicorn's.
     AppNotFound,
     /// `rgunicorn exec`: the command was found and cannot be executed. As the shell's.
     CannotExecute,
@@ -63,7 +63,9 @@ impl Exit {
                 "The application could not be booted: it raised at import, took longer than boot_timeout, or its \
                  interpreter is missing or unsuitable."
             }
-            Self::AppNotFound => "The application's module or variable does not exist or cannot be called.",
+            Self::AppNotFound => {
+                "The application's module or variable does not exist or cannot be called, or not with the arguments in app."
+            }
             Self::CannotExecute => "rgunicorn exec: the command was found and cannot be executed.",
             Self::CommandNotFound => "rgunicorn exec: the command was not found.",
         }

@@ -23,7 +23,9 @@ BROKEN = {
     "a module that exits": ({"m.py": "import sys\nsys.exit('leaving')\n"}, "m:app", 3, r"SystemExit.*leaving"),
     "a factory that raises": (
         {"m.py": "def make(name):\n    raise KeyError(name)\n"}, "m:make('x')", 3, r"Traceback.*KeyError: 'x'"),
-    "a factory with wrong arguments": ({"m.py": "def make():\n    pass\n"}, "m:make('x')", 3, r"make.*TypeError"),
+    "a factory with wrong arguments": ({"m.py": "def make():\n    pass\n"}, "m:make('x')", 4, r"make\('x'\) cannot be called .*TypeError"),
+    "a factory that calls something else with wrong arguments": (
+        {"m.py": "def make():\n    len()\n"}, "m:make()", 3, r"Traceback.*TypeError"),
     "a factory that makes nothing": ({"m.py": "def make():\n    pass\n"}, "m:make()", 4, r"make\(\) returned None"),
 }
 

@@ -113,6 +113,10 @@ def load(spec):
         try:
             made = found(*args, **kwargs)
         except BaseException as error:
+            if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
+                # It was not even entered. As with Gunicorn that is a wrong `app`, not a fault of the factory.
+                raise Fault("not_found", "%s cannot be called like that: %s; check the arguments in app = %r" % (
+                    expression, _line(error), spec)) from None
             raise Fault("import", "calling %s failed: %s" % (expression, _line(error)), _traceback(error, 1)) from None
         if made is None:
             raise Fault("not_found", "%s returned None instead of an application" % expression)
