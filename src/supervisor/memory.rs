@@ -19,11 +19,12 @@ impl OomCounter {
     /// Counts from now on.
     pub(super) fn new() -> OomCounter {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let file = candidates(&groups, Path::new("/sys/fs/cgroup")).into_iter().find(|file| count(file).is_some());
-        OomCounter::of(file)
+        OomCounter::of(&groups, Path::new("/sys/fs/cgroup"))
     }
 
-    fn of(file: Option<PathBuf>) -> OomCounter {
+    /// `groups` is /proc/self/cgroup, `mount` where the control groups are.
+    fn of(groups: &str, mount: &Path) -> OomCounter {
+        let file = candidates(groups, mount).into_iter().find(|file| count(file).is_some());
         let seen = file.as_deref().and_then(count).unwrap_or(0);
         OomCounter { file, seen }
     }
@@ -78,15 +79,50 @@ mod tests {
         assert_eq!(candidates("", mount), [Path::new("/proc/vmstat")]);
     }
 
+    /// The files of a machine: their paths below the mount, and what they say.
+    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let mount = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = mount.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        mount
+    }
+
     #[test]
-    fn a_kill_is_told_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("memory.events");
-        fs::write(&file, "low 0\noom 3\noom_kill 3\noom_group_kill 0\n").unwrap();
-        let mut counter = OomCounter::of(Some(file.clone()));
+    fn a_kill_in_the_own_group_of_version_two_is_told_once_and_one_elsewhere_never() {
+        let own = "system.slice/rgunicorn@a.service/memory.events";
+        let events = |kills: u32| format!("low 0\nhigh 0\nmax 7\noom {kills}\noom_kill {kills}\noom_group_kill 0\n");
+        let mount =
+            machine(&[(own, &events(3)), ("memory.events", &events(9)), ("user.slice/memory.events", &events(0))]);
+        let mut counter = OomCounter::of("0::/system.slice/rgunicorn@a.service\n", mount.path());
+        assert!(!counter.has_grown(), "what was before is not ours");
+        fs::write(mount.path().join("memory.events"), events(10)).unwrap();
         assert!(!counter.has_grown());
-        fs::write(&file, "oom 4\noom_kill 4\n").unwrap();
+        fs::write(mount.path().join(own), events(4)).unwrap();
         assert!(counter.has_grown());
         assert!(!counter.has_grown());
+    }
+
+    #[test]
+    fn a_container_that_does_not_see_the_path_of_its_group_counts_at_the_mount() {
+        let mount = machine(&[("memory.events", "oom 0\noom_kill 0\n")]);
+        let mut counter = OomCounter::of("0::/../../kubepods/pod1/x\n", mount.path());
+        fs::write(mount.path().join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
+        assert!(counter.has_grown());
+    }
+
+    #[test]
+    fn where_both_versions_are_mounted_the_one_with_the_memory_controller_counts() {
+        // As systemd mounts them in its hybrid mode: the unified hierarchy is there, and has no controllers.
+        let own = "memory/system.slice/a.service/memory.oom_control";
+        let control = |kills: u32| format!("oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n");
+        let mount = machine(&[(own, &control(0)), ("unified/system.slice/a.service/cgroup.procs", "1\n")]);
+        let groups =
+            "4:memory:/system.slice/a.service\n1:name=systemd:/system.slice/a.service\n0::/system.slice/a.service\n";
+        let mut counter = OomCounter::of(groups, mount.path());
+        fs::write(mount.path().join(own), control(1)).unwrap();
+        assert!(counter.has_grown());
     }
 }
