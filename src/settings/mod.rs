@@ -349,6 +349,7 @@ impl Settings {
             worker_class: self.worker_class.name().to_owned(),
             threads: self.threads,
             workers: self.workers,
+            boot_timeout: self.boot_timeout.as_secs_f64(),
             preload_app: self.preload_app,
             preload_strict: self.preload_strict,
             chdir: self.chdir.clone(),

@@ -162,7 +162,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("After it, what still runs is cut with a record that names it. TimeoutStopSec= of the unit must be longer."),
     Setting::new("boot_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("120"), "Seconds that the application may take to be imported")
         .flags(&["--boot-timeout"])
-        .doc("For the mold with preload_app, and for each worker. 0 turns it off."),
+        .doc("For the mold with preload_app, and for each worker. What takes longer is given up, and the record shows where \
+              the import was. 0 turns it off."),
     Setting::new("keepalive", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("75"), "Seconds that an idle connection is kept open")
         .flags(&["--keep-alive"])
         .doc("Longer than the 60 s after which load balancers and nginx close theirs, so that they never send a request on a \
@@ -309,7 +310,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
     // Process
     Setting::new("user", Section::Process, Kind::Text, Computed("the user that starts rgunicorn"), "User of the workers, name or number")
         .flags(&["-u", "--user"])
-        .doc("Needs root. Under systemd use the unit's User= instead."),
+        .doc("Needs root. Under systemd use the unit's User= instead. HOME and USER stay those of the arbiter, as with \
+              Gunicorn: set them with raw_env if the application looks there."),
     Setting::new("group", Section::Process, Kind::Text, Computed("the user's own group, else that of whoever starts rgunicorn"), "Group of the workers, name or number")
         .flags(&["-g", "--group"])
         .doc("Needs root. With Gunicorn, user alone leaves the workers in root's group."),

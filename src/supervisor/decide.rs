@@ -278,6 +278,8 @@ impl State {
                 let after = now.saturating_duration_since(since);
                 actions.push(Action::Record(Record::WorkerReady { tags, after }));
             }
+            // The stack that it may leave is evidence, not a decision.
+            FromWorker::Importing => {}
             FromWorker::BootFault(fault) => self.handle_boot_fault(from, fault, now, actions),
             FromWorker::ForkFailed { worker, reason } => {
                 let worker = Serial(worker);
@@ -376,6 +378,7 @@ impl State {
         let Some(process) = generation.processes.get(&from) else { return };
         let (phase, seat) = (process.phase.clone(), process.seat);
         let (role, preload) = (generation.role, generation.plan.preload);
+        let never_spoke = generation.interpreter.is_empty();
         let tags = tags(generation, from);
         match (phase, seat) {
             // `systemctl kill -s HUP` and Ctrl-C reach an interpreter that does not know yet that it must not obey.
@@ -389,7 +392,13 @@ impl State {
                     Seat::Slot(_) => "the worker",
                 };
                 let why = if findings.out_of_memory { OUT_OF_MEMORY } else { "" };
-                let message = format!("{what} {exit}{why} before it was ready");
+                let hint = match (seat, exit) {
+                    (Seat::Mold, Exit::Code(_)) if never_spoke => {
+                        "; it never reached rgunicorn's worker module: is `python` a working CPython?"
+                    }
+                    (Seat::Mold | Seat::Slot(_), Exit::Code(_) | Exit::Signal { .. } | Exit::Unknown) => "",
+                };
+                let message = format!("{what} {exit}{why} before it was ready{hint}");
                 self.handle_boot_failure(from, Fault { kind: None, message, traceback: None }, now, actions);
             }
             (Phase::Ready, Seat::Mold) => {

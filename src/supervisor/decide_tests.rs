@@ -243,6 +243,36 @@ fn a_graceful_stop_kills_whoever_outlives_its_time_and_a_second_order_hastens() 
 }
 
 #[test]
+fn in_a_graceful_stop_the_mold_has_as_much_time_as_the_workers() {
+    let mut world = World::serving(plan(1));
+    let (mold, begin) = (world.mold(), world.now);
+    world.order(Order::Stop);
+    // Hundreds of workers that end may leave it no processor time.
+    while world.processes[&mold].doing != Doing::Killed {
+        assert!(world.wait());
+    }
+    let took = world.now - begin;
+    assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(33), "{took:?}");
+}
+
+#[test]
+fn an_interpreter_that_ends_before_it_has_spoken_may_be_no_python() {
+    for (hello, hint) in [(false, true), (true, false)] {
+        let mut world = World::begin(Purpose::Serve, plan(1));
+        let mold = *world.processes.keys().next().unwrap();
+        if hello {
+            world.step(mold);
+        }
+        world.die(mold, Exit::Code(0));
+        let told = world.records.iter().find_map(|record| match record {
+            Record::NotStarted { fault, .. } => Some(fault.message.clone()),
+            _ => None,
+        });
+        assert_eq!(told.is_some_and(|message| message.contains("is `python` a working CPython?")), hint);
+    }
+}
+
+#[test]
 fn the_number_of_workers_survives_a_reload_unless_the_setting_changed() {
     let mut world = World::serving(plan(2));
     world.order(Order::More);

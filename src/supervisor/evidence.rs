@@ -6,10 +6,13 @@
 
 use rgunicorn_protocol::Sheet;
 use rgunicorn_protocol::scoreboard::{LaneState, monotonic_us};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
 /// Threads that are named.
 const MOST_THREADS: usize = 8;
+/// Bytes of a stack that are told.
+const MOST_STACK: usize = 16 * 1024;
 
 /// The requests in the lanes of a worker, the oldest first: `GET /report for 3.2 s`.
 pub(super) fn requests(sheet: &Sheet) -> Vec<String> {
@@ -39,6 +42,16 @@ pub(super) fn threads(pid: i32) -> Vec<String> {
         threads.push(format!("{more} more"));
     }
     threads
+}
+
+/// The Python stack that a process has written for us; none if it has not.
+pub(super) fn stack(file: &File) -> Option<String> {
+    let mut text = vec![0; MOST_STACK];
+    // At its own place: the offset is shared with the writer.
+    let length = file.read_at(&mut text, 0).ok()?;
+    text.truncate(length);
+    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 fn thread(pid: i32, id: i32) -> Option<String> {

@@ -189,6 +189,10 @@ impl Generation {
         }
         let have = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         self.slots.extend((have + 1..=workers).map(Slot::new));
+        for process in self.processes.values().filter(|process| matches!(process.phase, Phase::Serving { .. })) {
+            let message = ToWorker::Workers { count: workers };
+            actions.push(Action::Send { to: process.serial, message });
+        }
     }
 
     /// Starts what is missing: the mold, workers for vacant slots, one replacement at a time.
@@ -235,6 +239,7 @@ impl Generation {
     /// Promotes what is ready. A replacement that is promoted sends its predecessor away.
     pub(crate) fn poll_promote(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let mut leavers = Vec::new();
+        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         for slot in &mut self.slots {
             let ready = |serial: Option<Serial>| {
                 serial.filter(|serial| self.processes.get(serial).is_some_and(|worker| worker.phase == Phase::Ready))
@@ -247,6 +252,10 @@ impl Generation {
                 if let Some(worker) = self.processes.get_mut(&serial) {
                     worker.phase = Phase::Serving { since: now };
                     actions.push(Action::Send { to: serial, message: ToWorker::Promote });
+                    if count != self.plan.workers {
+                        // Its settings are those of the mold, which has heard of no change.
+                        actions.push(Action::Send { to: serial, message: ToWorker::Workers { count } });
+                    }
                 }
             }
         }
@@ -268,7 +277,15 @@ impl Generation {
                 actions.push(Action::Send { to: serial, message });
                 self.unseat(serial);
             }
-            Phase::Booting { .. } | Phase::Ready => self.stop(serial, now, actions),
+            Phase::Booting { .. } | Phase::Ready => {
+                self.stop(serial, now, actions);
+                // Nothing waits for the mold, and hundreds of workers that end may leave it no processor time.
+                if let Some(Process { seat: Seat::Mold, phase: Phase::Stopping { kill_at, booting: false }, .. }) =
+                    self.processes.get_mut(&serial)
+                {
+                    *kill_at = now + graceful.max(STOP_TIME) + MARGIN;
+                }
+            }
             Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => {}
         }
     }

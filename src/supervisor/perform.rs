@@ -13,6 +13,7 @@ use super::memory::OomCounter;
 use super::output::{self, Output};
 use super::pidfile::PidFile;
 use super::reap::{self, Pause, PidFd};
+use super::record::Record;
 use super::report::{History, LateReady};
 use super::spawn;
 use super::takeover::Check;
@@ -29,6 +30,7 @@ use rgunicorn_protocol::scoreboard::Owner;
 use rgunicorn_protocol::{Channel, FromWorker, Received, Scoreboard, Sheet, ToWorker};
 use slog::{Level, Logger, debug, error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -95,6 +97,8 @@ pub(super) struct Peer {
     pub(super) generation: u32,
     /// A worker's part of the scoreboard.
     pub(super) sheet: Option<Sheet>,
+    /// While it imports the application: where its stack will stand if that takes too long.
+    pub(super) stack: Option<File>,
 }
 
 /// What one reading of the settings amounts to.
@@ -303,7 +307,8 @@ impl<'a> Performer<'a> {
                 }
                 Notice::Extend(time) => self.notifier.extend(time),
             },
-            Action::Record(record) => {
+            Action::Record(mut record) => {
+                self.add_stack(&mut record);
                 let victim = record.victim().and_then(|tags| tags.pid);
                 let evidence = victim.map(|pid| self.examine(pid)).unwrap_or_default();
                 record.write(&self.logger, &evidence);
@@ -413,6 +418,20 @@ impl<'a> Performer<'a> {
         }
     }
 
+    /// A process that did not boot in time has left its stack where we can read it.
+    fn add_stack(&self, record: &mut Record) {
+        let (Record::NotStarted { tags, fault }
+        | Record::ReloadFailed { tags, fault, .. }
+        | Record::BootFailed { tags, fault, .. }) = record
+        else {
+            return;
+        };
+        if fault.kind.is_none() && fault.traceback.is_none() {
+            let peer = tags.pid.and_then(|pid| self.serial_of(pid)).and_then(|serial| self.peers.get(&serial));
+            fault.traceback = peer.and_then(|peer| peer.stack.as_ref()).and_then(evidence::stack);
+        }
+    }
+
     /// What a process that is about to be killed does.
     fn examine(&self, pid: i32) -> Findings {
         let requests = self.serial_of(pid).map(|serial| self.requests_of(serial)).unwrap_or_default();
@@ -448,8 +467,12 @@ impl<'a> Performer<'a> {
                 return;
             }
             match peer.channel.receive::<FromWorker>() {
-                Ok(Received::Message(message, _)) => {
-                    if let FromWorker::Hello { pid, .. } = message {
+                Ok(Received::Message(message, mut fds)) => {
+                    if let FromWorker::Importing = message {
+                        peer.stack = fds.pop().map(File::from);
+                    } else if let FromWorker::Ready { .. } = message {
+                        peer.stack = None;
+                    } else if let FromWorker::Hello { pid, .. } = message {
                         self.meet(from, pid);
                     }
                     self.events.push_back(Event::Message { from, message });
@@ -574,7 +597,16 @@ impl<'a> Performer<'a> {
         watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(mold));
         self.peers.insert(
             mold,
-            Peer { channel: ours, ended: false, pid: Some(pid), slot: None, process, generation, sheet: None },
+            Peer {
+                channel: ours,
+                ended: false,
+                pid: Some(pid),
+                slot: None,
+                process,
+                generation,
+                sheet: None,
+                stack: None,
+            },
         );
 
         let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
@@ -612,7 +644,16 @@ impl<'a> Performer<'a> {
         let at = sheet.as_ref().map(Sheet::at);
         self.peers.insert(
             worker,
-            Peer { channel: ours, ended: false, pid: None, slot: Some(slot), process: None, generation, sheet },
+            Peer {
+                channel: ours,
+                ended: false,
+                pid: None,
+                slot: Some(slot),
+                process: None,
+                generation,
+                sheet,
+                stack: None,
+            },
         );
         self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at }, &[theirs.as_fd()])
     }

@@ -231,7 +231,7 @@ impl Performer<'_> {
             }
             let sheet = carried.sheet.and_then(|at| self.scoreboard.as_ref()?.reopen(at).ok());
             let snapshot::Peer { serial, ended, pid, slot, generation, .. } = carried;
-            self.peers.insert(serial, Peer { channel, ended, pid, slot, process, generation, sheet });
+            self.peers.insert(serial, Peer { channel, ended, pid, slot, process, generation, sheet, stack: None });
         }
         self.output = match estate.output {
             Some(carried) => Some(Output::unpack(carried, instance)?),

@@ -283,6 +283,7 @@ impl World {
                             replies.push(Event::Message { from: to, message: FromWorker::Pong { id } });
                         }
                         ToWorker::ReopenLogs
+                        | ToWorker::Workers { .. }
                         | ToWorker::Ping { .. }
                         | ToWorker::Fork { .. }
                         | ToWorker::Configure(_)

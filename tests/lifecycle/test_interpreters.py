@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_executed_is_named(serve, tmp_path):
 
 
 def test_a_program_that_is_no_python_is_named(serve):
-    refused(serve, command("true"), r"the interpreter .*exited with status 0 before it was ready")
+    refused(serve, command("true"), r"the interpreter .*exited with status 0 before it was ready.*is `python` a working CPython\?")
 
 
 def test_a_directory_that_the_server_may_not_enter_is_named(serve, tmp_path, needs):

@@ -104,12 +104,14 @@ def test_an_arbiter_that_was_stopped_kills_nobody(serve):
     assert server.get("/").body == b"hello\n"
 
 
-def test_an_import_that_never_ends_is_given_up_after_boot_timeout(tmp_path):
-    write(tmp_path, {"app.py": "import time\ntime.sleep(600)\n"})
-    for more in ([], ["--preload"]):
-        ended = run("app:app", "--boot-timeout", 1, "--bind", "127.0.0.1:0", *more, cwd=tmp_path, timeout=30)
-        assert ended.returncode == 3, ended.stderr
-        assert "not ready after 1" in ended.stderr and "boot_timeout" in ended.stderr, ended.stderr
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["in the worker", "preloaded"])
+def test_an_import_that_never_ends_is_given_up_after_boot_timeout_with_its_stack(tmp_path, more):
+    write(tmp_path, {"app.py": "import time\ndef connect_for_ever():\n    time.sleep(600)\nconnect_for_ever()\n"})
+    # The stack is taken after half of it.
+    ended = run("app:app", "--boot-timeout", 3, "--bind", "127.0.0.1:0", *more, cwd=tmp_path, timeout=30)
+    assert ended.returncode == 3, ended.stderr
+    assert re.search(r"not ready after 3.* \(boot_timeout\)\s+Stack .*app.py\", line 3 in connect_for_ever\n"
+                     r".*app.py\", line 4 in <module>", ended.stderr, re.DOTALL), ended.stderr
 
 
 def test_an_old_worker_is_replaced_and_nobody_notices(serve):

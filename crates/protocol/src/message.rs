@@ -29,6 +29,11 @@ pub enum ToWorker {
     },
     /// To a ready worker: accept connections.
     Promote,
+    /// To a worker that serves: the instance now has so many workers (another number than `WorkerSettings::workers`).
+    Workers {
+        /// Beside itself there are others from 2 on, with whom it shares requests.
+        count: u32,
+    },
     /// Stop accepting, finish what was begun, hand idle connections over, exit 0. A mold simply exits.
     Retire {
         /// Milliseconds until the worker must be gone; at this time it closes what is left and exits.
@@ -72,6 +77,9 @@ pub enum FromWorker {
         /// The interpreter, for the records: `CPython 3.11.7 /srv/app/venv/bin/python`.
         interpreter: String,
     },
+    /// The import of the application begins. Beside it a file, in which the importing thread's stack will stand shortly
+    /// before `boot_timeout` has passed.
+    Importing,
     /// The mold can fork (with `preload_app`: the application is imported), or the worker can serve.
     Ready {
         /// What deserves a warning in the log, one sentence each (threads in a preloading mold, ...).

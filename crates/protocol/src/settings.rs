@@ -49,6 +49,9 @@ pub struct WorkerSettings {
     pub proc_name: String,
     /// Seconds that a request may be in the application without progress; 0: no limit.
     pub timeout: f64,
+    /// Seconds that the import may take; 0: as long as it likes.
+    #[serde(default)]
+    pub boot_timeout: f64,
     /// Seconds for requests in flight at retirement.
     pub graceful_timeout: f64,
     /// Seconds an idle keep-alive connection is kept; 0: no keep-alive.

@@ -65,6 +65,7 @@ impl Reactor {
                     self.open_listeners();
                 }
             }
+            ToWorker::Workers { count } => self.workers.store((*count as usize).max(1), Ordering::Relaxed),
             ToWorker::Retire { deadline_ms, successors, drain_listeners } => {
                 self.successors.store(*successors, Ordering::SeqCst);
                 self.retire(Duration::from_millis(*deadline_ms), *drain_listeners);

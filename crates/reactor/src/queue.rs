@@ -37,7 +37,7 @@ impl Reactor {
         if limit.is_zero() {
             return None;
         }
-        let handed_over = if self.shares && self.accepts() { self.fetch_late_requests(hands) } else { None };
+        let handed_over = if self.shares() && self.accepts() { self.fetch_late_requests(hands) } else { None };
         let (late, here) = lock(&self.table).take_late_requests(limit);
         for connection in late {
             if connection.has_left(connection.waited()) {

@@ -32,7 +32,7 @@ use rgunicorn_protocol::{Channel, ListenerAddress, Sheet};
 use slog::Logger;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -124,8 +124,8 @@ pub struct Reactor {
     pub(crate) standby: Mutex<Option<std::thread::Thread>>,
     pub(crate) channel: Channel,
     pub(crate) control: Mutex<crate::control::Control>,
-    /// Whether the instance has other workers.
-    pub(crate) shares: bool,
+    /// Workers of the instance, this one too.
+    pub(crate) workers: AtomicUsize,
     /// The worker's part of the scoreboard.
     pub sheet: Arc<Sheet>,
     pub(crate) in_lanes: InLanes,
@@ -200,7 +200,7 @@ impl Reactor {
             standby: Mutex::new(None),
             channel,
             control: Mutex::new(crate::control::Control { graceful_timeout, on_reopen: hooks.reopen }),
-            shares: settings.workers > 1,
+            workers: AtomicUsize::new(settings.workers),
             sheet,
             in_lanes: InLanes::new(lanes),
             request_ids: RequestIds::new(),
@@ -434,7 +434,7 @@ impl Reactor {
         {
             let mut table = lock(&self.table);
             // A part for each worker: whoever takes a datagram has all that is in it.
-            let part = (table.len() / self.settings.workers).min(self.most_at_once());
+            let part = (table.len() / self.workers.load(Ordering::Relaxed)).min(self.most_at_once());
             table.take_idle(part.saturating_sub(1), &mut leavers);
         }
         let stay = self.hand_over_all(leavers);
@@ -462,6 +462,12 @@ impl Reactor {
         }
     }
 
+    /// Whether there are, or may be, other workers who take what this one gives away.
+    pub(crate) fn shares(&self) -> bool {
+        self.workers.load(Ordering::Relaxed) > 1
+            || (self.retiring.load(Ordering::Relaxed) && self.successors.load(Ordering::Relaxed))
+    }
+
     /// Whether the worker retires and nobody takes its connections over, so that responses must announce their end.
     pub(crate) fn retires_alone(&self) -> bool {
         self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && !self.settings.parks
@@ -482,7 +488,7 @@ impl Reactor {
     /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
     pub(crate) fn offer_requests(self: &Arc<Self>) {
         let stuck = self.coroutines.is_some() && self.standby_in_charge.load(Ordering::SeqCst);
-        if self.lanes.any_free() && !stuck || !self.shares || self.parks() {
+        if self.lanes.any_free() && !stuck || !self.shares() || self.parks() {
             return;
         }
         loop {

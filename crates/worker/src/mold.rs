@@ -8,7 +8,7 @@ use crate::application::{self, Application};
 use crate::drivers::gevent;
 use crate::fork::{Role, fork_worker};
 use crate::worker::{self, Place};
-use crate::{identity, output, signals};
+use crate::{identity, output, signals, stacks};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pyo3::prelude::*;
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Received, ToWorker, VERSION, WorkerSettings};
@@ -102,7 +102,9 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
     }
     let mut warnings = Vec::new();
     let application = if settings.preload_app {
-        let application = output::captured(py, &settings, || application::load(py, &settings))?;
+        let load = || application::load(py, &settings);
+        let load = || stacks::watched(py, channel, settings.boot_timeout, load);
+        let application = output::captured(py, &settings, load)?;
         let mut kept: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         kept.push(channel.as_raw_fd());
         warnings = application::freeze(py, &kept);
@@ -139,7 +141,11 @@ fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
                 let _ = channel.send(&FromWorker::Pong { id }, &[]);
             }
             ToWorker::Retire { .. } | ToWorker::Stop => break,
-            ToWorker::Configure(_) | ToWorker::Promote | ToWorker::Drain { .. } | ToWorker::ReopenLogs => {}
+            ToWorker::Configure(_)
+            | ToWorker::Promote
+            | ToWorker::Workers { .. }
+            | ToWorker::Drain { .. }
+            | ToWorker::ReopenLogs => {}
         }
     }
     0

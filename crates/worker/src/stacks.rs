@@ -2,13 +2,18 @@
 //!
 //! `faulthandler` writes the stack of the thread that a signal reaches, from the signal's handler, without the lock; the
 //! signal is sent to exactly that thread (tgkill(2)). It writes to a memfd, which is read when it has stopped growing.
+//!
+//! An import has no standby beside it: no thread of ours may exist while a preloading mold imports, or forks of the
+//! application would be warned about. So a timer sends the signal, and the arbiter, which has the memfd too, reads it when
+//! `boot_timeout` has passed.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use pyo3::prelude::*;
+use rgunicorn_protocol::{Channel, FromWorker};
 use rgunicorn_reactor::TakeStack;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -20,6 +25,67 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// choice could not be known; an application that uses the same one gets its own handler and loses only these stacks.
 fn signal() -> i32 {
     libc::SIGRTMIN() + 7
+}
+
+/// How long before the end of `boot_timeout` the stack is taken: the arbiter's clock began before the import did.
+const BEFORE_THE_END: Duration = Duration::from_secs(3);
+
+/// Runs `import` in this thread; if it takes nearly as long as `boot_timeout` (seconds, 0: for ever), its stack goes to the
+/// arbiter.
+pub(crate) fn watched<T>(py: Python<'_>, channel: &Channel, boot_timeout: f64, import: impl FnOnce() -> T) -> T {
+    let timeout = Duration::try_from_secs_f64(boot_timeout).unwrap_or_default();
+    let after = timeout.saturating_sub(BEFORE_THE_END).max(timeout.mul_f64(0.5));
+    // Without it nothing is missing but a stack.
+    let watch = if after.is_zero() { None } else { register(py).ok().and_then(|file| Timer::start(after, file)) };
+    if let Some(timer) = &watch {
+        let _ = channel.send(&FromWorker::Importing, &[timer.file.as_fd()]);
+    }
+    let result = import();
+    if let Some(timer) = watch {
+        timer.stop(py);
+    }
+    result
+}
+
+/// A timer that sends the signal to the thread that made it, once. Children that the application forks do not have it
+/// (timer_create(2)).
+struct Timer {
+    id: libc::timer_t,
+    file: File,
+}
+
+impl Timer {
+    fn start(after: Duration, file: File) -> Option<Timer> {
+        let mut id: libc::timer_t = std::ptr::null_mut();
+        let at = libc::timespec {
+            tv_sec: libc::time_t::try_from(after.as_secs()).ok()?,
+            tv_nsec: libc::c_long::from(i32::try_from(after.subsec_nanos()).ok()?),
+        };
+        let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
+        // SAFETY: all pointers are to values that live longer than the calls; the signal has a handler (register), so it
+        // ends nothing.
+        unsafe {
+            let mut event = std::mem::zeroed::<libc::sigevent>();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = signal();
+            event.sigev_notify_thread_id = libc::gettid();
+            if libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) != 0 {
+                return None;
+            }
+            if libc::timer_settime(id, 0, &raw const once, std::ptr::null_mut()) != 0 {
+                libc::timer_delete(id);
+                return None;
+            }
+        }
+        Some(Timer { id, file })
+    }
+
+    /// A signal that was sent before has been handled when timer_delete(2) returns to this thread, so the handler can go.
+    fn stop(self, py: Python<'_>) {
+        // SAFETY: made by `start`, deleted once.
+        unsafe { libc::timer_delete(self.id) };
+        let _ = py.import("faulthandler").and_then(|module| module.call_method1("unregister", (signal(),)));
+    }
 }
 
 /// Lets the calling thread receive the signal.

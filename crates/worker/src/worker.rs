@@ -70,7 +70,8 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
     {
         return Err((channel, fault));
     }
-    let application = match application.map_or_else(|| application::load(py, &settings), Ok) {
+    let load = || stacks::watched(py, &channel, settings.boot_timeout, || application::load(py, &settings));
+    let application = match application.map_or_else(load, Ok) {
         Ok(application) => application,
         Err(fault) => return Err((channel, fault)),
     };
