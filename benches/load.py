@@ -59,6 +59,19 @@ def run(server, *, seconds, connections, cpus, script=None, company=None):
     return _read(finished.stdout, spent)
 
 
+def bare(tools, *, seconds, threads, cpus):
+    """So many Python threads without a server, which sleep 10 ms again and again: the most that a server can reach."""
+    child = subprocess.Popen([tools.python, APPS / "bare_threads.py", str(seconds), str(threads)], text=True,
+                             stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, cpus))
+    said = child.stdout.read().split()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if len(said) != 2:
+        raise RuntimeError("bare_threads.py has said nothing")
+    return Run(requests=int(said[0]), seconds=float(said[1]), processor=usage.ru_utime + usage.ru_stime, p50=float("nan"),
+               p99=float("nan"), errors=0)
+
+
 def _read(text, processor):
     total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m)", text)
     if not total or total[1] == "0":

@@ -7,12 +7,13 @@ import time
 import processes
 from servers import Running, Unusable
 
+TITLE = "4 workers with the Django project, after 400 requests: MiB of PSS; wake-ups while idle"
 SERVERS = ("rgunicorn", "gunicorn-sync", "gunicorn-gthread", "granian")
 _WORKERS = 4
 _REQUESTS = 400
 
 
-def measure(tools, names, idle):
+def measure(tools, names, place):
     """Figures by server and preloading."""
     figures = {}
     for name in names:
@@ -22,7 +23,7 @@ def measure(tools, names, idle):
             try:
                 with Running(name, tools, "heavy:hello", cpus=os.sched_getaffinity(0), workers=_WORKERS,
                              threads=threads, preload=preload) as server:
-                    figures[label] = _row(server, idle)
+                    figures[label] = _row(server, place.idle)
             except Unusable as reason:
                 print(f"left out of memory: {label}: {reason}", file=sys.stderr)
     return figures
@@ -37,9 +38,8 @@ def _row(server, idle):
     time.sleep(idle)
     woken = {pid: processes.switches(pid) - count for pid, count in before.items()}
     return {
-        "tree": sum(processes.proportional_memory(pid) for pid in pids),
+        "whole tree": sum(processes.proportional_memory(pid) for pid in pids),
         "arbiter": processes.proportional_memory(root),
-        "arbiter_wakeups": woken[root],
-        "tree_wakeups": sum(woken.values()),
-        "idle": idle,
+        f"arbiter's wake-ups in {idle} s": woken[root],
+        "the tree's": sum(woken.values()),
     }

@@ -27,12 +27,18 @@ def scenario(title, rounds, stolen):
     return "\n".join(lines) + "\n"
 
 
-def memory(figures):
-    """A table of `memory.measure`'s figures."""
-    lines = ["\n### memory of 4 workers with the Django project, MiB of PSS, after 400 requests", "",
-             "| server | whole tree | arbiter | arbiter's wake-ups while idle | tree's wake-ups while idle |",
-             "|---|---|---|---|---|"]
+def rows(title, figures):
+    """A table of a module's figures: by server, then by column."""
+    if not figures:
+        return f"\n### {title}\n\nnothing could be measured\n"
+    columns = list(next(iter(figures.values())))
+    lines = [f"\n### {title}", "", f"| server | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, row in figures.items():
-        lines.append(f"| {name} | {row['tree']:.1f} | {row['arbiter']:.1f} | {row['arbiter_wakeups']} "
-                     f"in {row['idle']} s | {row['tree_wakeups']} |")
+        lines.append(f"| {name} | {' | '.join(_number(value) for value in row.values())} |")
     return "\n".join(lines) + "\n"
+
+
+def _number(value):
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2f}"

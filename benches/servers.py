@@ -41,7 +41,7 @@ def _gunicorn(kind):
             raise Unusable("the sync worker has no threads")
         return [str(tools.python), "-m", "gunicorn", "--chdir", str(APPS), "--bind", f"127.0.0.1:{port}", "--workers",
                 str(workers), "-k", kind, *(["--threads", str(threads)] if kind == "gthread" else []),
-                "--keep-alive", "75", *(["--preload"] if preload else []), "--log-level", "warning",
+                "--keep-alive", "75", "--worker-connections", "20000", *(["--preload"] if preload else []), "--log-level", "warning",
                 "--no-control-socket", *(["--access-logfile", str(tools.logs / "access")] if access else []), app]
 
     return command

@@ -13,10 +13,10 @@ def hello(environ, start_response):
 
 
 def mixed(environ, start_response):
-    """/sleep waits 10 ms as for a database, /spin computes for 5 ms, /hog for 50; everything else is hello."""
+    """/sleep waits 10 ms as for a database, /nap 2 s, /spin computes for 5 ms, /hog for 50; everything else is hello."""
     path = environ["PATH_INFO"]
-    if path == "/sleep":
-        time.sleep(0.010)
+    if path in ("/sleep", "/nap"):
+        time.sleep(0.010 if path == "/sleep" else 2)
     elif path in ("/spin", "/hog"):
         end = time.thread_time() + (0.005 if path == "/spin" else 0.050)
         while time.thread_time() < end:
@@ -30,3 +30,14 @@ def upload(environ, start_response):
     length = str(len(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))).encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(length)))])
     return [length]
+
+
+_LARGE = b"x" * 1_000_000
+
+
+def slow(environ, start_response):
+    """Reads what there is to read; /large is 1 MB, everything else is hello."""
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    body = _LARGE if environ["PATH_INFO"] == "/large" else _BODY
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
