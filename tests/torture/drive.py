@@ -207,12 +207,12 @@ def torture(directory, *, seconds, pool, events, seed=1, clients=60, unix=False,
     result["unexpected"] = course.unexpected
     result["worker_processes"] = len(list(notes.iterdir()))
     # What a killed worker had begun is asked again by nobody, so no token may run twice.
-    result["run_twice"] = _count_repeated(notes)
+    result["run_twice"] = count_repeated(notes)
     result["server"], result["pool"], result["seed"], result["log"] = server, pool, seed, subject.log
     return result
 
 
-def _count_repeated(notes):
+def count_repeated(notes):
     """How many tokens (CLIENT-NUMBER) stand there more than once: a byte for each, as there are millions."""
     seen = collections.defaultdict(bytearray)
     repeated = 0
