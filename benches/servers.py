@@ -76,6 +76,24 @@ def _rgunicorn_threads(tools, port, app, *, threads=1, **shape):
     return _rgunicorn(tools, port, app, threads=max(threads, 4), **shape)
 
 
+def _rgunicorn_asgi(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
+    if not binary().exists():
+        raise Unusable(f"{binary()} is not built")
+    return [str(binary()), "--python", str(tools.python), "--chdir", str(APPS), "--bind", f"127.0.0.1:{port}",
+            "--workers", str(workers), "-k", "asgi", "--worker-connections", "11000", "--log-level", "warning", app]
+
+
+def _granian_asgi(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
+    return [str(tools.python), "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port),
+            "--workers", str(workers), "--working-dir", str(APPS), "--loop", "uvloop", "--log-level", "warning", app]
+
+
+def _uvicorn(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
+    return [str(tools.python), "-m", "uvicorn", "--app-dir", str(APPS), "--host", "127.0.0.1", "--port", str(port),
+            "--workers", str(workers), "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level",
+            "warning", app]
+
+
 SERVERS = {
     "rgunicorn": _rgunicorn,
     "rgunicorn-4-threads": _rgunicorn_threads,
@@ -85,7 +103,14 @@ SERVERS = {
     "granian": _granian,
     "gunicorn-gthread": _gunicorn("gthread"),
     "gunicorn-sync": _gunicorn("sync"),
+    "rgunicorn-asgi": _rgunicorn_asgi,
+    "granian-asgi": _granian_asgi,
+    "uvicorn": _uvicorn,
+    "gunicorn-asgi": _gunicorn("asgi"),
 }
+
+#: Those that serve ASGI.
+ASGI = ("rgunicorn-asgi", "granian-asgi", "uvicorn", "gunicorn-asgi")
 
 
 class Running:
@@ -186,7 +211,7 @@ class Tools:
         for line in (HERE / "peers.txt").read_text().split():
             package = line.partition("==")[0]
             stamp = self.cache / f"{line}.installed"
-            needed = package in ("django", "gunicorn") or any(name.startswith(package) for name in wanted)
+            needed = package in ("django", "gunicorn", "uvloop", "httptools", "websockets") or any(name.startswith(package) for name in wanted)
             if stamp.exists() or not needed:
                 continue
             if package == "bjoern":

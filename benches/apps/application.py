@@ -12,6 +12,27 @@ def hello(environ, start_response):
     return [_BODY]
 
 
+async def asgi(scope, receive, send):
+    """The cheapest response of ASGI."""
+    await send(_START)
+    await send(_END)
+
+
+_START = {"type": "http.response.start", "status": 200,
+          "headers": [(b"content-type", b"text/plain"), (b"content-length", b"13")]}
+_END = {"type": "http.response.body", "body": _BODY}
+
+
+async def either(scope, receive, send):
+    """Hello, or a WebSocket that answers; for `idle_websockets.py`."""
+    if scope["type"] != "websocket":
+        return await asgi(scope, receive, send)
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] != "websocket.disconnect":
+        await send({"type": "websocket.send", "text": event.get("text"), "bytes": event.get("bytes")})
+
+
 def mixed(environ, start_response):
     """/sleep waits 10 ms as for a database, /nap 2 s, /spin computes for 5 ms, /hog for 50; everything else is hello."""
     path = environ["PATH_INFO"]

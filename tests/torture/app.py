@@ -1,5 +1,6 @@
 """The application under torture: says which request it answers, and notes in a file of its process that it ran it."""
 
+import asyncio
 import os
 import time
 import zlib
@@ -36,3 +37,35 @@ def app(environ, start_response):
         return (piece for piece in [line, *(padding[at:at + 50000] for at in range(0, len(padding), 50000))])
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(line) + len(padding)))])
     return [line, padding]
+
+
+async def asgi(scope, receive, send):
+    """The same as `app`, for the asgi pool."""
+    if scope["type"] != "http":
+        raise ValueError("only requests are served")
+    text = scope["query_string"].decode()
+    query = parse_qs(text) if "&" in text else {"token": [text[6:]]}
+    token = query["token"][0]
+    _note(token)
+    crc, length, more = 0, 0, True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ConnectionResetError("the client has left in the middle of its body")
+        data, more = event["body"], event["more_body"]
+        crc, length = zlib.crc32(data, crc), length + len(data)
+    if "sleep" in query:
+        await asyncio.sleep(int(query["sleep"][0]) / 1000)
+    line = f"{token} {scope['method']} {crc:08x} {length} {os.getpid()}\n".encode()
+    padding = b"x" * int(query.get("padding", ["0"])[0])
+    headers = [(b"content-type", b"text/plain")]
+    if "pieces" in query:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in [line, *(padding[at:at + 50000] for at in range(0, len(padding), 50000))]:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+    else:
+        headers.append((b"content-length", str(len(line) + len(padding)).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": padding})

@@ -20,8 +20,8 @@ def generator():
     return drive.generator()
 
 
-@pytest.mark.parametrize("pool, unix", [("sync", False), ("gthread", False), ("gthread", True)],
-                         ids=["sync", "gthread", "gthread over a unix socket"])
+@pytest.mark.parametrize("pool, unix", [("sync", False), ("gthread", False), ("gthread", True), ("asgi", False)],
+                         ids=["sync", "gthread", "gthread over a unix socket", "asgi"])
 def test_reloads_failed_reloads_recycling_and_changes_of_scale_lose_no_request(pool, unix, generator, tmp_path):
     result = drive.torture(tmp_path, seconds=12, pool=pool, unix=unix, events=("reload", "break", "upgrade", "more", "less"),
                            every=0.8, seed=4, arguments=("--max-requests", 4000, "--max-requests-jitter", 1000))
