@@ -13,8 +13,8 @@
 //! something to do; if it has made no turn a tick later the standby takes charge, as it does for threads, until a turn
 //! comes. So requests that come and go cost a tick each millisecond, an idle worker none.
 //!
-//! **Races.** Bell: whoever adds work pushes it under the table's lock, then rings unless `rung` is set; a turn empties
-//! the eventfd, clears `rung`, then looks at the table. What is pushed before the look is seen by it, what is pushed
+//! **Races.** Bell: whoever adds work pushes it under the table's lock, then rings unless `rung` is set; a turn that
+//! finds `rung` set empties the eventfd, clears `rung`, then looks at the table. What is pushed before the look is seen by it, what is pushed
 //! after it finds `rung` clear. Charge: the standby sets `standby_in_charge`, then reads `turns`; a turn changes `turns`,
 //! then reads `standby_in_charge` and kicks. All sequentially consistent. Deadlines: one that the loop's thread arms
 //! while the standby sleeps is seen with the next event, and within [`LOOK_EVERY`] while anything is in the application.
@@ -114,8 +114,10 @@ impl Reactor {
     /// Begins a turn: takes what epoll has. By the loop's thread; does not wait.
     pub fn begin_turn(self: &Arc<Self>, hands: &mut Hands) {
         let Some(coroutines) = &self.coroutines else { return };
-        let _ = coroutines.bell.read();
-        coroutines.rung.store(false, Ordering::SeqCst);
+        // One that is rung and cannot be read yet will be read by the turn that it causes.
+        if coroutines.rung.load(Ordering::SeqCst) && coroutines.bell.read().is_ok() {
+            coroutines.rung.store(false, Ordering::SeqCst);
+        }
         coroutines.turns.fetch_add(1, Ordering::SeqCst);
         if self.standby_in_charge.load(Ordering::SeqCst) {
             self.kick();

@@ -63,7 +63,7 @@ struct State {
     receivers: Waiters,
     senders: Waiters,
     /// For records once the exchange is gone.
-    name: Option<Named>,
+    name: Option<Unnamed>,
 }
 
 /// See the module.
@@ -76,6 +76,25 @@ struct Inner {
     shared: Arc<Shared>,
     lane: usize,
     state: Mutex<State>,
+}
+
+/// What a request is named by, as it came: only a fault after the response needs the name.
+struct Unnamed {
+    line: Box<[u8]>,
+    id: Option<Box<[u8]>>,
+}
+
+impl Unnamed {
+    fn of(exchange: &Exchange) -> Unnamed {
+        let (head, bytes) = (exchange.head(), exchange.bytes());
+        let line = bytes.get(head.method_span.start as usize..head.target.end as usize).unwrap_or_default();
+        Unnamed { line: line.into(), id: exchange.request_id().map(Into::into) }
+    }
+
+    fn named(&self) -> Named {
+        let id = self.id.as_ref().map(|id| String::from_utf8_lossy(id).into_owned());
+        Named { line: self.line.escape_ascii().to_string(), id }
+    }
 }
 
 /// The awaitable of `receive()`.
@@ -295,7 +314,7 @@ impl Inner {
             return Err(unexpected(expected, event));
         }
         // The application's own code may run while its headers are iterated: no lock is held.
-        let mut declared = Declared::default();
+        let mut declared = self.shared.spare_declared();
         let headers = event.get(pyo3::intern!(py, "headers"))?;
         declared.declare_bytes(event.status(py)?, headers.as_ref(), &event.name)?;
         let trailers = event.flag(pyo3::intern!(py, "trailers"))?;
@@ -512,20 +531,20 @@ impl Inner {
             Some(BodyFraming::None | BodyFraming::Chunked | BodyFraming::UntilClose) | None => 0,
         };
         let head = exchange.head().method == rgunicorn_http::Method::Head;
-        let name = name_of(&exchange);
         let faults = &self.shared.faults;
         if missing > 0 {
-            faults.report_short(&name, missing, exchange.body_sent());
+            faults.report_short(&name_of(&exchange), missing, exchange.body_sent());
         }
         if overrun {
-            faults.report_overrun(&name, exchange.body_sent());
+            faults.report_overrun(&name_of(&exchange), exchange.body_sent());
         }
         if bodiless && !head {
-            faults.report_bodiless(&name, exchange.status());
+            faults.report_bodiless(&name_of(&exchange), exchange.status());
         }
-        state.name = Some(name);
+        state.name = Some(Unnamed::of(&exchange));
         drop(state);
         self.finish(exchange, &declared, framing);
+        self.shared.keep_declared(declared);
         waiters.0.wake(py);
         waiters.1.wake(py);
     }
@@ -556,7 +575,8 @@ impl Inner {
         let waiters = (state.receivers.take(), state.senders.take());
         let name = match &exchange {
             Some(exchange) => name_of(exchange),
-            None => state.name.take().unwrap_or_default(),
+            None if error.is_some() => state.name.take().map(|name| name.named()).unwrap_or_default(),
+            None => Named::default(),
         };
         drop(state);
         let shared = &self.shared;

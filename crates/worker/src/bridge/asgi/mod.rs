@@ -12,6 +12,7 @@ pub(crate) mod lifespan;
 mod scope;
 mod websocket;
 
+use crate::bridge::wsgi::declared::Declared;
 use crate::bridge::wsgi::fault::{Faults, Named};
 use crate::bridge::wsgi::lane::lock;
 use crate::drivers::recycling::Recycling;
@@ -28,6 +29,9 @@ use slog::Logger;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use websocket::WebSocketCycle;
+
+/// Declarations' buffers that are kept.
+const KEPT: usize = 64;
 
 /// What all requests of a worker share.
 pub(crate) struct Shared {
@@ -49,6 +53,8 @@ pub(crate) struct Shared {
     /// What runs, by lane.
     running: Mutex<Vec<Option<Running>>>,
     recycling: Recycling,
+    /// Buffers of declarations, to be used again.
+    declared: Mutex<Vec<Declared>>,
 }
 
 /// A request or a WebSocket whose coroutine has not ended.
@@ -83,6 +89,7 @@ impl Shared {
             exit: Mutex::new(None),
             running: Mutex::default(),
             recycling: Recycling::new(settings),
+            declared: Mutex::default(),
         })
     }
 
@@ -102,6 +109,19 @@ impl Shared {
     /// The reactor's things of the loop's thread.
     pub(crate) fn with_hands<T>(&self, act: impl FnOnce(&mut Hands) -> T) -> T {
         act(&mut lock(&self.hands))
+    }
+
+    /// A declaration's buffers.
+    fn spare_declared(&self) -> Declared {
+        lock(&self.declared).pop().unwrap_or_default()
+    }
+
+    /// Takes buffers back.
+    fn keep_declared(&self, declared: Declared) {
+        let mut kept = lock(&self.declared);
+        if kept.len() < KEPT {
+            kept.push(declared);
+        }
     }
 
     /// A coroutine is about to begin in this lane.

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use rgunicorn_http::{Head, Known, Method, Version, percent_decode_into};
 use rgunicorn_protocol::{ListenerAddress, WorkerSettings};
 use rgunicorn_reactor::Exchange;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Version of the HTTP and WebSocket message format.
@@ -35,6 +35,8 @@ pub(super) struct Scopes {
     servers: Vec<Option<Py<PyAny>>>,
     places: Vec<Place>,
     decoded: Vec<u8>,
+    /// The last client's address: behind a proxy it is always the same.
+    client: Option<(IpAddr, Py<PyString>)>,
 }
 
 /// What stood at one position of the last request.
@@ -91,6 +93,7 @@ impl Scopes {
             servers: Vec::new(),
             places: Vec::new(),
             decoded: Vec::new(),
+            client: None,
         })
     }
 
@@ -142,7 +145,7 @@ impl Scopes {
         }
         let client = exchange.proxied().and_then(|header| header.addresses).map(|(client, _)| client);
         if let Some(address) = client.or(exchange.peer()) {
-            scope.set_item(pyo3::intern!(py, "client"), host_and_port(py, address)?)?;
+            scope.set_item(pyo3::intern!(py, "client"), self.client(py, address)?)?;
         }
         scope.set_item(pyo3::intern!(py, "server"), self.server(py, exchange)?)?;
         self.set_path(scope, head, bytes)?;
@@ -150,6 +153,18 @@ impl Scopes {
         let state = shared.state(py);
         scope.set_item(pyo3::intern!(py, "state"), state.copy()?)?;
         Ok(())
+    }
+
+    fn client<'py>(&mut self, py: Python<'py>, address: SocketAddr) -> PyResult<Bound<'py, PyTuple>> {
+        let host = match &self.client {
+            Some((ip, host)) if *ip == address.ip() => host.bind(py).clone(),
+            Some(_) | None => {
+                let host = PyString::new(py, &address.ip().to_string());
+                self.client = Some((address.ip(), host.clone().unbind()));
+                host
+            }
+        };
+        (host, address.port()).into_pyobject(py)
     }
 
     /// `path`, `raw_path`, `query_string`, `root_path`. The path is that of the whole site: one that does not begin with
