@@ -128,6 +128,7 @@ _rgunicornctl() {
         -i | --instance) mapfile -t COMPREPLY < <(compgen -W "$(_rgunicorn_instances)" -- "$current") ;;
         -s | --socket) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         -c | --command | scale | retire) ;;
+        reload) mapfile -t COMPREPLY < <(compgen -W --join -- "$current") ;;
         stop) mapfile -t COMPREPLY < <(compgen -W --quick -- "$current") ;;
         *)
             if [[ $current == -* ]]; then
