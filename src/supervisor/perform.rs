@@ -734,8 +734,7 @@ impl<'a> Performer<'a> {
             }
         }
         self.keep_listeners();
-        let idle_timeout = Some(settings.idle_timeout).filter(|_| cannot_rest(&settings, &kept).is_none());
-        self.idle.set(idle_timeout.filter(|timeout| !timeout.is_zero()), Instant::now());
+        self.watch_idleness(generation);
         if generation > 1 {
             match open_log(&settings) {
                 Ok(log) => {
@@ -745,6 +744,13 @@ impl<'a> Performer<'a> {
                 Err(error) => error!(self.logger, "The logs stay as they were: {}", error; event::FAILURE),
             }
         }
+    }
+
+    /// Obeys the idle_timeout of the generation that serves.
+    pub(super) fn watch_idleness(&mut self, generation: u32) {
+        let Some(Prepared { settings, listeners, .. }) = self.generations.get(&generation) else { return };
+        let idle_timeout = Some(settings.idle_timeout).filter(|_| cannot_rest(settings, listeners).is_none());
+        self.idle.set(idle_timeout.filter(|timeout| !timeout.is_zero()), Instant::now());
     }
 
     /// Whether connections wait in the handoff.

@@ -243,6 +243,10 @@ impl Performer<'_> {
         self.history = History::of(estate.past);
         // The fd store has them already; the books of what it has are ours.
         self.keep_listeners();
+        // Also where the reload that follows fails, and commits to nothing.
+        if let Some(serving) = estate.state.serving() {
+            self.watch_idleness(serving.number);
+        }
         self.control.watch_clients(&self.epoll, |client| Token::Control(client).to_u64());
         self.pidfile = estate.pidfile;
         // SIGCHLD stays pending over execve(2); whoever could not be found by its pid then is found by this.

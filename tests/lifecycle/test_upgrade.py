@@ -203,6 +203,21 @@ def test_a_socket_that_systemd_passed_is_the_same_one_afterwards_and_the_applica
         assert os.path.exists(listen), "the socket is systemd's: it must stay"
 
 
+def test_an_instance_that_nobody_uses_still_ends_when_the_reload_after_the_upgrade_has_failed(serve, tmp_path):
+    path, listen = tmp_path / "control.sock", str(tmp_path / "s.sock")
+    server = serve("story:app", "--control-socket", path, "--idle-timeout", 2, bind=[], wait=False,
+                   files={"story.py": "def app(environ, start_response):\n    start_response('200 OK', [])\n    return []\n"},
+                   wrapper=[command("systemd-socket-activate"), "-l", listen])
+    until(lambda: "Listening on" in server.log.text, "systemd-socket-activate to listen")
+    with Connection(listen) as client:
+        assert client.get("/").status == 200
+        (server.app_directory / "story.py").write_text("raise RuntimeError('broken release')\n")
+        server.expect("broken release")
+        assert control("-s", path, "upgrade").returncode == 1
+        assert client.get("/").status == 200
+    assert server.wait(within=20) == 0
+
+
 def test_the_file_of_a_socket_that_is_ours_stays_until_the_end(installed, tmp_path):
     path = tmp_path / "app.sock"
     server, folder, ctl = installed("plain:app", bind=[f"unix:{path}"])
