@@ -266,14 +266,16 @@ fn an_unprivileged_sender_at_its_limits() {
     let second = instance.worker(&settings, 1, hello());
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     limit_fds(200);
+    // On a slow machine its lane was busy now and then, and it has offered some requests, which came back to it.
+    let offered = handed_over(&first);
     first.retire(Duration::from_secs(60), true);
-    until("the first 225 in the queue", || handed_over(&first) >= 225);
+    until("the first 225 in the queue", || handed_over(&first) >= offered + 225);
     all_are_open(&mut clients);
-    assert_eq!(handed_over(&first), 225, "ETOOMANYREFS keeps the rest");
+    assert_eq!(handed_over(&first), offered + 225, "ETOOMANYREFS keeps the rest");
     limit_fds(soft);
-    until("the queue to be full", || handed_over(&first) > 225);
+    until("the queue to be full", || handed_over(&first) > offered + 225);
     all_are_open(&mut clients);
-    assert!((handed_over(&first) as usize) < COUNT, "EAGAIN keeps the rest");
+    assert!(((handed_over(&first) - offered) as usize) < COUNT, "EAGAIN keeps the rest");
     assert!(!first.reactor.is_finished(), "it leaves only with its last connection");
 
     // A receiver without free fds takes nothing, waits without spinning, and takes all when it has some.
@@ -284,7 +286,10 @@ fn an_unprivileged_sender_at_its_limits() {
     hears_nothing_for_a_second(&mut clients[0]);
     assert!(processor_time() - before < Duration::from_millis(300), "it spins");
     limit_fds(soft);
+    let sheets = [Arc::clone(&first.reactor.sheet), Arc::clone(&second.reactor.sheet)];
     first.join();
     serve_all(&mut clients);
-    assert_eq!(second.reactor.sheet.tally().get(Counter::TakenOver), COUNT as u64);
+    // The second may take back what it has offered while its lane was busy, so all are counted.
+    assert_eq!(total(&sheets, Counter::TakenOver), total(&sheets, Counter::HandedOver));
+    assert!(total(&sheets, Counter::TakenOver) >= COUNT as u64);
 }
