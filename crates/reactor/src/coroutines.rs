@@ -227,11 +227,15 @@ impl Reactor {
     /// The standby's life under a coroutine driver.
     pub(crate) fn stand_by_loop(self: &Arc<Self>, coroutines: &Coroutines) {
         let (mut hands, mut watch) = (Hands::default(), Watch::new(self.lanes.count()));
+        // Something has happened since the last sleep: a request may enter the application after this look at the lanes,
+        // and block the loop without another event. So there is one more look before a sleep without end.
+        let mut active = true;
         while !self.finished.load(Ordering::SeqCst) {
             let turns = coroutines.turns();
-            let timeout = self.time_to_look(&mut watch, &mut hands);
+            let timeout = self.time_to_look(active, &mut watch, &mut hands);
             self.deal_with_overdue(coroutines, turns, &mut hands);
             let (front, set) = sys::wait_for_two(coroutines.front(), self.epoll_fd(), timeout);
+            active = set || front || self.lanes.inside() > 0;
             if front {
                 self.turn_front(coroutines, &mut hands);
             }
@@ -265,12 +269,12 @@ impl Reactor {
     }
 
     /// Looks around; milliseconds until it must be done again.
-    fn time_to_look(self: &Arc<Self>, watch: &mut Watch, hands: &mut Hands) -> i32 {
+    fn time_to_look(self: &Arc<Self>, active: bool, watch: &mut Watch, hands: &mut Hands) -> i32 {
         let late = if self.has_requests() { self.refuse_late_requests(hands) } else { None };
         let deadline = [self.next_deadline(), self.look_around(watch), late].into_iter().flatten().min();
         let mut timeout = self.timeout_until(deadline);
         let mut at_most = |most: i32| timeout = if timeout < 0 { most } else { timeout.min(most) };
-        if self.lanes.inside() > 0 {
+        if active || self.lanes.inside() > 0 {
             at_most(LOOK_EVERY);
         }
         if (self.flush_log)() {
@@ -313,7 +317,7 @@ impl Reactor {
             }
             // The loop's own set does not show what was taken from it here.
             self.ring_for_work(coroutines);
-            let timeout = self.time_to_look(watch, hands);
+            let timeout = self.time_to_look(true, watch, hands);
             let (front, _) = sys::wait_for_two(coroutines.front(), self.epoll_fd(), timeout);
             if front {
                 self.turn_front(coroutines, hands);
