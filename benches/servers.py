@@ -26,13 +26,19 @@ def binary():
     return Path(os.environ.get("RGUNICORN") or target / "release" / "rgunicorn").absolute()
 
 
-def _rgunicorn(tools, port, app, *, threads=1, workers=1, preload=False, access=False):
+def _rgunicorn(tools, port, app, *, threads=1, workers=1, preload=False, access=False, pool=None):
     if not binary().exists():
         raise Unusable(f"{binary()} is not built")
-    kind = ["-k", "gthread", "--threads", str(threads)] if threads > 1 else ["-k", "sync"]
+    kind = ["-k", "gthread", "--threads", str(threads)] if threads > 1 else ["-k", pool or "sync"]
     return [str(binary()), "--python", str(tools.python), "--chdir", str(APPS), "--bind", f"127.0.0.1:{port}",
             "--workers", str(workers), *kind, *(["--preload"] if preload else []), "--log-level", "warning",
             *(["--access-logfile", str(tools.logs / "access")] if access else []), app]
+
+
+def _rgunicorn_gevent(tools, port, app, *, threads=1, **shape):
+    if threads > 1:
+        raise Unusable("a hub has one thread")
+    return _rgunicorn(tools, port, app, pool="gevent", **shape)
 
 
 def _gunicorn(kind):
@@ -96,11 +102,13 @@ def _uvicorn(tools, port, app, *, threads=1, workers=1, preload=False, access=Fa
 
 SERVERS = {
     "rgunicorn": _rgunicorn,
+    "rgunicorn-gevent": _rgunicorn_gevent,
     "rgunicorn-4-threads": _rgunicorn_threads,
     "floor": _floor,
     "fastwsgi": _alone("serve_fastwsgi.py"),
     "bjoern": _alone("serve_bjoern.py"),
     "granian": _granian,
+    "gunicorn-gevent": _gunicorn("gevent"),
     "gunicorn-gthread": _gunicorn("gthread"),
     "gunicorn-sync": _gunicorn("sync"),
     "rgunicorn-asgi": _rgunicorn_asgi,
@@ -211,7 +219,8 @@ class Tools:
         for line in (HERE / "peers.txt").read_text().split():
             package = line.partition("==")[0]
             stamp = self.cache / f"{line}.installed"
-            needed = package in ("django", "gunicorn", "uvloop", "httptools", "websockets") or any(name.startswith(package) for name in wanted)
+            needed = package in ("django", "gunicorn", "uvloop", "httptools", "websockets") or any(
+                name.startswith(package) or name.endswith(package) for name in wanted)
             if stamp.exists() or not needed:
                 continue
             if package == "bjoern":

@@ -491,12 +491,18 @@ impl Reactor {
         if self.lanes.any_free() && !stuck || !self.shares() || self.parks() {
             return;
         }
+        let mut gone = false;
         loop {
-            let Some(connection) = lock(&self.table).pop_request() else { return };
+            let Some(connection) = lock(&self.table).pop_request() else { break };
             if let Err(connection) = self.hand_over(connection) {
                 lock(&self.table).unpop_request(connection);
-                return;
+                break;
             }
+            gone = true;
+        }
+        // Under a loop that is only slow nobody is inside whose coming back would look for the end.
+        if gone {
+            self.finish_if_retired();
         }
     }
 
