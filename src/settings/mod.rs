@@ -14,6 +14,7 @@ pub(crate) mod interpreter;
 mod layers;
 #[cfg(test)]
 mod reference;
+mod reload_check;
 mod resolve;
 mod sandbox;
 mod setting;
@@ -170,6 +171,7 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// Time for requests in flight at retirement and at a graceful stop.
     pub(crate) graceful_timeout: Duration,
+    pub(crate) reload_check: Vec<rgunicorn_protocol::ReloadCheck>,
     /// Time for a mold or a worker to become ready; zero: no limit.
     pub(crate) boot_timeout: Duration,
     /// Time that an idle connection is kept; zero: no keep-alive.
@@ -363,6 +365,7 @@ impl Settings {
             proc_name: self.proc_name.clone(),
             timeout: self.timeout.as_secs_f64(),
             graceful_timeout: self.graceful_timeout.as_secs_f64(),
+            reload_check: self.reload_check.clone(),
             keepalive: self.keepalive.as_secs_f64(),
             max_requests: self.max_requests,
             max_requests_jitter: self.max_requests_jitter,

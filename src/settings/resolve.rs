@@ -16,6 +16,7 @@ use super::words::environment_file;
 use super::{Answer, Invocation, Settings, WorkerClass, table, value};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use rgunicorn_log::LogSettings;
+use rgunicorn_protocol::ReloadCheck;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
@@ -47,6 +48,7 @@ struct Values {
     worker_connections: u32,
     timeout: Option<f64>,
     graceful_timeout: f64,
+    reload_check: Vec<String>,
     boot_timeout: f64,
     keepalive: f64,
     header_timeout: f64,
@@ -198,6 +200,7 @@ impl Resolver<'_> {
             preload_strict: values.preload_strict,
             timeout: duration(timeout),
             graceful_timeout: duration(values.graceful_timeout),
+            reload_check: self.reload_checks(&values.reload_check),
             boot_timeout: duration(values.boot_timeout),
             keepalive: duration(values.keepalive),
             header_timeout: duration(values.header_timeout),
@@ -266,6 +269,20 @@ impl Resolver<'_> {
             config,
             chdir,
         }
+    }
+
+    fn reload_checks(&mut self, entries: &[String]) -> Vec<ReloadCheck> {
+        let mut checks = Vec::new();
+        for entry in entries {
+            match super::reload_check::parse(entry) {
+                Ok(check) => checks.push(check),
+                Err(wrong) => self.faults.push(Fault::new(
+                    self.layers.origin("reload_check"),
+                    format!("{wrong}. More: rgunicorn explain reload_check"),
+                )),
+            }
+        }
+        checks
     }
 
     fn fault(&mut self, name: &str, message: impl Into<String>) {

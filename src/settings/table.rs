@@ -209,11 +209,15 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .doc("overlap: the new generation is complete before the old one retires. rolling: one worker at a time, where memory \
               is too small for two generations.")
         .not_yet(),
-    Setting::new("reload_check", Section::Timeouts, Kind::List, Is(""), "Paths that a new generation must answer before it serves")
+    Setting::new("reload_check", Section::Timeouts, Kind::List, Is(""), "Requests that each new worker of a reload must answer before it serves")
         .flags(&["--reload-check"])
         .form(FlagForm::Repeated)
-        .doc("PATH or PATH=STATUS. A new worker that answers otherwise ends the reload, and the old generation goes on.")
-        .not_yet(),
+        .doc("PATH or PATH=STATUS, as \"/health\" or \"/login=200\"; without a status any from 200 to 399 is right. \
+              http://HOST/PATH and https://HOST/PATH name the host that the request is for, which Django's ALLOWED_HOSTS \
+              looks at; otherwise it is localhost. Each new worker of a reload sends them to its application, with the \
+              User-Agent rgunicorn-reload-check, before any of them serves. One that is answered otherwise, or not within \
+              boot_timeout, ends the reload with its reason, and the old generation goes on. A start is not checked, nor is \
+              a worker that replaces another of its generation: without it there would only be less."),
 
     // Requests and responses
     Setting::new("limit_request_line", Section::Requests, Kind::Integer { min: 0, max: 65_536 }, Is("4094"), "Bytes of a request line")

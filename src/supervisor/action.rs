@@ -18,8 +18,8 @@ pub(crate) enum Action {
     Inherit { generation: u32, from: u32 },
     /// Execute the interpreter of a generation and configure it; answered by `Event::Spawned` or `SpawnFailed`.
     SpawnMold { generation: u32, mold: Serial },
-    /// Make a channel and have the mold fork a worker that holds its other end.
-    Fork { mold: Serial, worker: Serial, slot: u32 },
+    /// Make a channel and have the mold fork a worker that holds its other end. `check`: it must pass `reload_check`.
+    Fork { mold: Serial, worker: Serial, slot: u32, check: bool },
     /// Send a message to a mold or a worker.
     Send { to: Serial, message: ToWorker },
     /// SIGKILL.

@@ -208,6 +208,8 @@ impl Generation {
         }
         let Some(mold) = self.ready_mold() else { return };
         let mut booting = self.counts().booting;
+        // The first generation has nothing to fall back on, and a replacement nothing that is newer than itself.
+        let check = self.role == Role::Incoming && self.number > 1;
         let one_replaced = self.slots.iter().any(|slot| slot.incumbent.is_some() && slot.replacement.is_some());
         let mut may_replace = self.role == Role::Serving && !one_replaced;
         for slot in &mut self.slots {
@@ -232,7 +234,7 @@ impl Generation {
             booting += 1;
             let seat = Seat::Slot(slot.number);
             self.processes.insert(worker, Process::ordered(worker, seat, self.plan.boot_timeout, now));
-            actions.push(Action::Fork { mold, worker, slot: slot.number });
+            actions.push(Action::Fork { mold, worker, slot: slot.number, check });
         }
     }
 

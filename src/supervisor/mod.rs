@@ -328,7 +328,9 @@ fn exit_of(outcome: Outcome) -> Exit {
         Outcome::Clean => Exit::Success,
         Outcome::Failure | Outcome::Fault(BootFaultKind::Environment) => Exit::Failure,
         Outcome::Fault(BootFaultKind::NotFound) => Exit::AppNotFound,
-        Outcome::Fault(BootFaultKind::Interpreter | BootFaultKind::Import | BootFaultKind::Version) => Exit::BootFault,
+        Outcome::Fault(
+            BootFaultKind::Interpreter | BootFaultKind::Import | BootFaultKind::Version | BootFaultKind::Check,
+        ) => Exit::BootFault,
     }
 }
 

@@ -261,8 +261,8 @@ impl<'a> Performer<'a> {
                     self.events.push_back(Event::SpawnFailed { mold, reason });
                 }
             },
-            Action::Fork { mold, worker, slot } => {
-                if let Err(reason) = self.fork(mold, worker, slot) {
+            Action::Fork { mold, worker, slot, check } => {
+                if let Err(reason) = self.fork(mold, worker, slot, check) {
                     self.forget(worker);
                     let message = FromWorker::ForkFailed { worker: worker.0, reason };
                     self.events.push_back(Event::Message { from: mold, message });
@@ -636,7 +636,7 @@ impl<'a> Performer<'a> {
         Ok(pid)
     }
 
-    fn fork(&mut self, mold: Serial, worker: Serial, slot: u32) -> Result<(), String> {
+    fn fork(&mut self, mold: Serial, worker: Serial, slot: u32, check: bool) -> Result<(), String> {
         let (ours, theirs) = Channel::pair().map_err(|error| format!("no channel can be made: {error}"))?;
         watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(worker));
         let generation = self.peers.get(&mold).map_or(0, |mold| mold.generation);
@@ -655,7 +655,7 @@ impl<'a> Performer<'a> {
                 stack: None,
             },
         );
-        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at }, &[theirs.as_fd()])
+        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at, check }, &[theirs.as_fd()])
     }
 
     fn issue_sheet(&mut self, owner: Owner) -> Option<Sheet> {

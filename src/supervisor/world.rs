@@ -251,7 +251,7 @@ impl World {
                     let pid = 1000 + i32::try_from(mold.0).unwrap();
                     replies.push(Event::Spawned { mold, pid });
                 }
-                Action::Fork { mold, worker, slot } => {
+                Action::Fork { mold, worker, slot, .. } => {
                     // A mold that died may be ordered to fork until its end has been noticed.
                     assert!(self.gone.contains(&mold) || self.processes[&mold].doing == Doing::Ready);
                     let generation = self.state.generation_of(worker);

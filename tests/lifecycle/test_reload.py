@@ -484,3 +484,83 @@ def test_term_during_a_reload_is_obeyed_at_once(instance, tmp_path):
 
 def test_the_exit_statuses_are_in_the_help():
     assert "Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no instance" in control("--help").stdout
+
+
+# reload_check
+
+CHECKED = """
+import os, time
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    with open({seen!r}, "a") as seen:
+        seen.write(" ".join([path, environ["HTTP_HOST"], environ["wsgi.url_scheme"], environ["REMOTE_ADDR"] or "-",
+                             environ.get("HTTP_USER_AGENT", "-"), str(os.getpid())]) + "\\n")
+    {body}
+    start_response(status, [])
+    return [b"hello"]
+"""
+
+
+@pytest.fixture(params=[1, 2], ids=["sync", "gthread"])
+def checked(request, instance, tmp_path):
+    """checked(...): an instance whose application writes down what it is asked; `one.release(lines)` is a new one."""
+
+    def start(*checks, **settings):
+        seen = tmp_path / "seen"
+        first = CHECKED.format(seen=str(seen), body='status = "200 OK"')
+        one = instance(files={"app.py": first}, threads=request.param, reload_check=list(checks), **settings)
+        one.release = lambda body: one.deploy(app=CHECKED.format(seen=str(seen), body=body))
+        one.seen = lambda: [line.split() for line in seen.read_text().splitlines()] if seen.exists() else []
+        return one
+
+    return start
+
+
+def test_each_new_worker_of_a_reload_answers_reload_check_before_it_serves(checked):
+    one = checked("/health", "/made=201", "https://shop.example/login?next=/")
+    assert one.seen() == [], "a start is not checked"
+    one.release('status = "201 Created" if path == "/made" else "302 Found" if path == "/login" else "204 No Content"')
+    one.reload()
+    asked = [line[:-1] for line in one.seen()]
+    once = [["/health", "localhost", "http", "127.0.0.1", "rgunicorn-reload-check"],
+            ["/made", "localhost", "http", "127.0.0.1", "rgunicorn-reload-check"],
+            ["/login", "shop.example", "https", "127.0.0.1", "rgunicorn-reload-check"]]
+    assert sorted(asked) == sorted(once + once)
+    until(lambda: {int(line[-1]) for line in one.seen()} == set(one.server.workers), "the old generation to leave")
+    count = len(one.seen())
+    one.ctl("retire", 1)
+    until(lambda: len(one.server.workers) == 2 and {int(line[-1]) for line in one.seen()} - set(one.server.workers),
+          "another worker")
+    assert len(one.seen()) == count, "a replacement is not checked"
+
+
+@pytest.mark.parametrize("body, reason, shown", [
+    ("raise RuntimeError('no database')", r"GET /health was answered with 500 Internal Server Error instead of a status from "
+     "200 to 399", "Traceback.*RuntimeError: no database"),
+    ('status = "404 Not Found"', "GET /health was answered with 404 Not Found", "hello"),
+    ("os._exit(41)", "exited with status 41", ""),
+    ("time.sleep(1000)", r"GET /health was not answered within boot_timeout \(2 s\)", r"app\.py.*in app"),
+], ids=["raises", "another status", "exits", "hangs"])
+def test_a_release_that_does_not_answer_reload_check_is_rolled_back(checked, body, reason, shown):
+    one = checked("/health", boot_timeout=2)
+    before = one.server.children
+    visitor = Visitor(one.server)
+    one.release(body)
+    one.server.expect(f"the reload has failed and generation 1 goes on.*{reason}|Error handling request GET? ?/health")
+    failed = one.ctl("reload")
+    said = failed.stdout + failed.stderr
+    assert failed.returncode == 1, said
+    assert re.search(reason, said), said
+    assert re.search(shown, said, re.DOTALL), said
+    until(lambda: one.server.children == before, "the failed generation to be gone, and only that")
+    visitor.leave()
+
+
+def test_what_is_wrong_in_reload_check_is_said_before_anything_boots(instance):
+    one = instance()
+    one.configure(reload_check=["health"])
+    one.server.expect("a path begins with /")
+    failed = one.ctl("reload")
+    assert failed.returncode == 1 and "a path begins with /" in failed.stdout + failed.stderr
+    assert "boots" not in failed.stdout.replace("Generation 2 boots", "")

@@ -6,6 +6,9 @@ import time
 import zlib
 from urllib.parse import parse_qs
 
+# As long as a real application takes to be imported, if that is asked for.
+time.sleep(float(os.environ.get("TORTURE_IMPORT", 0)))
+
 # One file for each process, in which each token stands once for each time that its request was run.
 _notes = {}
 

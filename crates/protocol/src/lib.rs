@@ -14,7 +14,7 @@ pub mod signals;
 pub use channel::{Channel, Received};
 pub use message::{BootFault, BootFaultKind, FromWorker, ToWorker};
 pub use scoreboard::{Scoreboard, Sheet, SheetAt};
-pub use settings::{ListenerAddress, WorkerSettings};
+pub use settings::{ListenerAddress, ReloadCheck, WorkerSettings};
 pub use signals::TOLD_BY_CHANNEL;
 
 /// The version that arbiter and worker module must share. A package upgrade replaces the module below running

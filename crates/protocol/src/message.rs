@@ -26,6 +26,9 @@ pub enum ToWorker {
         worker: u64,
         /// The worker's sheet of the scoreboard; none: it goes unseen.
         sheet: Option<SheetAt>,
+        /// Whether it is ready only once it has answered `WorkerSettings::reload_check`.
+        #[serde(default)]
+        check: bool,
     },
     /// To a ready worker: accept connections.
     Promote,
@@ -147,4 +150,6 @@ pub enum BootFaultKind {
     Environment,
     /// The worker module and the arbiter are of different versions.
     Version,
+    /// The application is there and does not answer `reload_check` as expected.
+    Check,
 }

@@ -54,6 +54,8 @@ pub struct WorkerSettings {
     pub boot_timeout: f64,
     /// Seconds for requests in flight at retirement.
     pub graceful_timeout: f64,
+    /// What a worker of a reload must answer before it is ready.
+    pub reload_check: Vec<ReloadCheck>,
     /// Seconds an idle keep-alive connection is kept; 0: no keep-alive.
     pub keepalive: f64,
     /// Requests after which a worker asks for its replacement; 0: never. The jitter is already in it per worker.
@@ -145,6 +147,19 @@ pub struct WorkerSettings {
     pub parks: bool,
     /// Whether the scoreboard's fd follows.
     pub scoreboard: bool,
+}
+
+/// A request of `reload_check`, and what its answer must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadCheck {
+    /// The Host that the request names; none: `localhost`.
+    pub host: Option<String>,
+    /// The request says that its client used https.
+    pub https: bool,
+    /// Path and query.
+    pub target: String,
+    /// The status that is expected; none: any from 200 to 399.
+    pub status: Option<u16>,
 }
 
 /// A listener's address, for `SERVER_NAME`, records and trust.

@@ -27,11 +27,13 @@ use crate::token::{Source, Token};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use rgunicorn_log::event;
-use rgunicorn_protocol::scoreboard::Counter;
+use rgunicorn_protocol::scoreboard::{Counter, LaneRecord};
 use rgunicorn_protocol::{Channel, ListenerAddress, Sheet};
 use slog::Logger;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -656,6 +658,29 @@ impl Reactor {
     pub(crate) fn kick(&self) {
         // A counter that is full is as good as one that was written to.
         let _ = self.kick.write(1);
+    }
+
+    /// A connection of the worker's own, as if it had come to the first listener: what is written to the stream is asked of
+    /// the application, whatever drives the lanes.
+    ///
+    /// # Errors
+    /// No fd is left.
+    pub fn connect_within(self: &Arc<Self>) -> io::Result<UnixStream> {
+        let (client, server) = UnixStream::pair()?;
+        server.set_nonblocking(true)?;
+        let peer = match self.listener_address(0) {
+            Some(ListenerAddress::Tcp { .. }) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            Some(ListenerAddress::Unix { .. }) | None => None,
+        };
+        let _arrives = lock(&self.arrival);
+        self.enter(server.into(), peer, 0);
+        Ok(client)
+    }
+
+    /// Where the lanes are that are in the application.
+    pub fn stacks(&self) -> Vec<String> {
+        let running = self.sheet.lanes().iter().filter_map(LaneRecord::look);
+        running.filter_map(|running| (self.take_stack)(running.glance.thread)).collect()
     }
 
     /// Puts a connection that was just accepted into the table and the set.

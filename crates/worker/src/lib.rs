@@ -10,6 +10,7 @@ mod identity;
 mod mold;
 mod offspring;
 mod output;
+mod reload_check;
 mod signals;
 mod stacks;
 mod worker;

@@ -124,12 +124,12 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
 fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
     while let Some((message, mut fds)) = next_message(py, &channel) {
         match message {
-            ToWorker::Fork { slot, worker, sheet } => {
+            ToWorker::Fork { slot, worker, sheet, check } => {
                 let Some(fd) = fds.pop() else { continue };
                 match fork_worker(py) {
                     Role::Worker => {
                         drop(channel);
-                        return worker::run(py, mold, Channel::adopt(fd), Place { slot, worker, sheet });
+                        return worker::run(py, mold, Channel::adopt(fd), Place { slot, worker, sheet, check });
                     }
                     Role::Mold(Ok(())) => {}
                     Role::Mold(Err(reason)) => {

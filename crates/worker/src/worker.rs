@@ -3,7 +3,7 @@
 use crate::bridge::wsgi::WsgiBridge;
 use crate::drivers::{asyncio, gevent};
 use crate::mold::{Mold, say_hello};
-use crate::{application, drivers, identity, offspring, output, signals, stacks};
+use crate::{application, drivers, identity, offspring, output, reload_check, signals, stacks};
 use pyo3::prelude::*;
 use rgunicorn_log::event;
 use rgunicorn_log::{Log, Process};
@@ -11,6 +11,7 @@ use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, S
 use rgunicorn_reactor::{Hooks, Inheritance, Reactor, ReactorSettings, seconds};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Exit status of a worker that could not boot; the reason went to the arbiter before.
 const CANNOT_BOOT: i32 = 3;
@@ -23,14 +24,17 @@ pub(crate) struct Place {
     pub(crate) worker: u64,
     /// Its part of the scoreboard.
     pub(crate) sheet: Option<SheetAt>,
+    /// Whether it must pass `reload_check`.
+    pub(crate) check: bool,
 }
 
 /// Runs a freshly forked worker to its end. Returns the exit status.
 pub(crate) fn run(py: Python<'_>, mold: Mold, channel: Channel, place: Place) -> i32 {
+    let since = Instant::now();
     identity::set_title(&mold.settings, "worker");
     say_hello(py, &channel, place.worker);
     match boot(py, mold, channel, &place) {
-        Ok(booted) => booted.serve(py),
+        Ok(booted) => booted.serve(py, place.check, since),
         Err((channel, fault)) => {
             let _ = channel.send(&FromWorker::BootFault(fault), &[]);
             CANNOT_BOOT
@@ -56,6 +60,9 @@ fn machine_fault(message: String) -> BootFault {
 
 fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<Booted, (Channel, BootFault)> {
     let Mold { mut settings, fds, application } = mold;
+    if place.check && settings.max_requests > 0 {
+        settings.max_requests += settings.reload_check.len() as u64;
+    }
     let process = Process::Worker { generation: settings.generation, slot: place.slot };
     let log = match Log::open(&settings.log, process) {
         Ok(log) => Arc::new(log),
@@ -150,7 +157,7 @@ fn open_sheet(scoreboard: Option<OwnedFd>, place: &Place, lanes: usize, log: &Lo
 }
 
 impl Booted {
-    fn serve(self, py: Python<'_>) -> i32 {
+    fn serve(self, py: Python<'_>, check: bool, since: Instant) -> i32 {
         let Booted { reactor, application, settings } = self;
         if let Err(error) = offspring::register(py) {
             slog::error!(reactor.log, "children of the application will keep the worker's sockets";
@@ -161,7 +168,16 @@ impl Booted {
                 ulimit -u"; event::FAILURE, "error" => %error);
             return CANNOT_BOOT;
         }
-        let ready = || reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
+        let ready = || {
+            if !check || settings.reload_check.is_empty() {
+                reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
+            } else if let Err(error) = signals::without_signals(|| reload_check::start(&reactor, &settings, since)) {
+                let message =
+                    format!("reload_check cannot have its thread: {error}; raise TasksMax= of the unit or ulimit -u");
+                reactor.tell(&FromWorker::BootFault(machine_fault(message)));
+                reactor.finish();
+            }
+        };
         let refuse = |fault| {
             reactor.tell(&FromWorker::BootFault(fault));
             reactor.finish();

@@ -74,6 +74,12 @@ static CASES: &[Case] = &[
     case("threads", "1", |s| s.threads == 1, ("1.5", NOT_WHOLE)),
     case("worker_connections", "50", |s| s.worker_connections == 50, ("-1", SMALL)),
     case("timeout", "0", |s| s.timeout.is_zero(), ("'30s'", NOT_SECONDS)),
+    case(
+        "reload_check",
+        "['/health', '/made=201']",
+        |s| s.reload_check.len() == 2 && s.reload_check[1].status == Some(201),
+        ("['health']", "a path begins with /"),
+    ),
     case("graceful_timeout", "2.5", |s| s.graceful_timeout == seconds(2.5), ("-1", SMALL)),
     case("boot_timeout", "9", |s| s.boot_timeout == seconds(9.0), ("nan", NOT_SECONDS)),
     case("keepalive", "5", |s| s.keepalive == seconds(5.0), ("1e10", "is longer than a year")),

@@ -9,8 +9,10 @@ use slog::Logger;
 
 /// Records an exception. `what` is a sentence's beginning: `Error handling request`.
 pub(super) fn raised(py: Python<'_>, log: &Logger, faults: &Faults, what: &str, request: &Named, error: &PyErr) {
+    let traceback = faults.traceback(py, error);
+    crate::reload_check::note_traceback(&traceback);
     slog::error!(log, "{} {}", what, request.line; event::APPLICATION_ERROR,
-        "request_id" => &request.id, "exception" => faults.name(py, error), "traceback" => faults.traceback(py, error));
+        "request_id" => &request.id, "exception" => faults.name(py, error), "traceback" => traceback);
 }
 
 /// Records that the application has not kept to the specification; `sentence` says how.

@@ -63,8 +63,10 @@ impl Faults {
                 return;
             }
         };
+        let traceback = self.traceback(py, error);
+        crate::reload_check::note_traceback(&traceback);
         slog::error!(self.log, "Error handling request {}", request.line; event::APPLICATION_ERROR,
-            "request_id" => &request.id, "exception" => self.name(py, error), "traceback" => self.traceback(py, error));
+            "request_id" => &request.id, "exception" => self.name(py, error), "traceback" => traceback);
     }
 
     /// An exception of `close`, when the response is over.
