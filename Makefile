@@ -20,7 +20,7 @@ help:
 	@echo 'make reference   manual pages, docs/settings.md and completions anew from src/settings/table.rs'
 	@echo 'make bench   processor time per request, beside other servers'
 	@echo 'make fuzz    ten minutes of libFuzzer for each target'
-	@echo 'make torture SECONDS=60   load, kills, recycling, changes of scale: what is lost?'
+	@echo 'make torture SECONDS=60   load, reloads, broken releases, kills: what is lost?'
 	@echo 'make lint    formatting and lints'
 
 # The binary looks for the worker module beside itself, so nothing has to be installed.
