@@ -26,7 +26,8 @@ def steps(page):
     """The marked blocks of a page, in their order."""
     source = (ROOT / page).read_text()
     found = [Step(match["text"], match["path"], source[:match.start()].count("\n") + 1) for match in MARK.finditer(source)]
-    assert len(found) == source.count("<!-- tested:"), f"{page}: a mark without a fenced block right below it"
+    marks = re.findall(r"^<!-- tested:", source, re.MULTILINE)
+    assert len(found) == len(marks), f"{page}: a mark without a fenced block right below it"
     return found
 
 
