@@ -219,7 +219,8 @@ class Tools:
         for line in (HERE / "peers.txt").read_text().split():
             package = line.partition("==")[0]
             stamp = self.cache / f"{line}.installed"
-            needed = package in ("django", "gunicorn", "uvloop", "httptools", "websockets") or any(
+            # gunicorn imports `packaging` for its gevent pool and does not ask for it.
+            needed = package in ("django", "gunicorn", "packaging", "uvloop", "httptools", "websockets") or any(
                 name.startswith(package) or name.endswith(package) for name in wanted)
             if stamp.exists() or not needed:
                 continue
