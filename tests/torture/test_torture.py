@@ -31,7 +31,7 @@ def test_reloads_failed_reloads_recycling_and_changes_of_scale_lose_no_request(p
     assert result["answered"] > 1000, shown
 
 
-@pytest.mark.parametrize("pool", ["sync", "gthread"])
+@pytest.mark.parametrize("pool", ["sync", "gthread", "asgi"])
 def test_kills_of_random_workers_lose_no_request_of_another_one(pool, generator, tmp_path):
     result = drive.torture(tmp_path, seconds=8, pool=pool, events=("kill",), every=0.8, seed=5,
                            arguments=("--max-requests", 4000))
