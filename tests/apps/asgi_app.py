@@ -277,7 +277,7 @@ async def websocket(scope, receive, send):
         await send({"type": "websocket.send", "text": "too early"})
     subprotocols = scope["subprotocols"]
     await send({"type": "websocket.accept", "subprotocol": subprotocols[-1] if subprotocols else None,
-                "headers": [(b"x-mine", b"yes")]})
+                "headers": [(b"x-mine", b"yes"), *([(b"x-request-id", b"mine")] if path == "/ws/own_id" else [])]})
     if path == "/ws/scope":
         await send({"type": "websocket.send", "text": json.dumps(shown(scope))})
     if path == "/ws/raise":

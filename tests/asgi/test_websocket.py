@@ -5,8 +5,10 @@ import base64
 import hashlib
 import json
 import os
+import re
 import signal
 import struct
+import time
 
 import pytest
 import websockets
@@ -260,11 +262,42 @@ def test_a_websocket_stays_until_its_generation_ends_and_is_closed_with_1012(asg
     assert json.loads(note.read_text())[0] == 1012
 
 
-def test_the_access_log_has_the_handshake(asgi):
-    server = asgi("--access-logfile", "-")
-    raw = Raw(server)
+def test_the_101_has_the_requests_id(server):
+    head = Raw(server, "/ws/echo").head.decode()
+    made = re.search(r"\r\nX-Request-ID: ([0-9a-f]{32})\r\n", head)
+    assert made, head
+    assert "\r\nX-Request-ID: from-the-proxy\r\n" in Raw(server, "/ws/echo", X_Request_ID="from-the-proxy").head.decode()
+    own = Raw(server, "/ws/own_id").head.decode().lower()
+    assert own.count("x-request-id") == 1 and "\r\nx-request-id: mine\r\n" in own
+    raw = Raw(server, "/ws/scope")
+    given = re.search(r"X-Request-ID: (\S+)", raw.head.decode()).group(1)
+    assert ["x-request-id", given] in json.loads(raw.frame()[1])["headers"], "the application knows it, too"
+
+
+def test_the_access_record_of_a_websocket_comes_at_its_end_and_is_complete(asgi):
+    server = asgi("--access-logfile", "-", "--access-logformat", 'A %(r)s %(s)s %(B)s %(M)s %(id)s %({x-mine}o)s')
+    raw = Raw(server, X_Request_ID="one-two")
+    begun = time.monotonic()
+    # A pong and an echo: 2 and 2 + 1000 + 2 bytes; 4 of a close.
+    raw.send(frame(0x89), frame(0x82, bytes(1000)))
+    assert [raw.frame()[0], raw.frame()[0]] == [0x8a, 0x82]
+    assert server.get("/sleep?0.3").status == 200
+    assert "/ws/echo" not in server.log.text, "it is not over"
+    lasted = time.monotonic() - begun
     raw.send(frame(0x88, struct.pack(">H", 1000)))
     assert raw.closed() == 1000
-    server.get("/")
-    until(lambda: '"GET /ws/echo HTTP/1.1" 101' in server.log.text and '"GET / HTTP/1.1" 200' in server.log.text,
-          "both records")
+    record = until(lambda: re.search(r"A GET /ws/echo HTTP/1.1 (\d+) (\d+) (\d+) (\S+) (\S+)", server.log.text), "the record")
+    assert record.groups()[:2] == ("101", str(2 + 1004 + 4)) and record.groups()[3:] == ("one-two", "yes")
+    assert int(record.group(3)) >= lasted * 1000 - 1
+
+
+def test_a_websocket_that_is_denied_or_breaks_off_has_its_access_record(asgi):
+    server = asgi("--access-logfile", "-", "--access-logformat", "A %(U)s %(s)s %(B)s")
+    server.expect("raised in a websocket")
+    Raw(server, "/ws/deny")
+    Raw(server, "/ws/deny_with")
+    Raw(server, "/ws/raise").closed()
+    raw = Raw(server, "/ws/echo")
+    raw.connection.close()
+    for record in ("A /ws/deny 403 0", "A /ws/deny_with 401 7", "A /ws/raise 101 4", "A /ws/echo 101 0"):
+        until(lambda record=record: record in server.log.text, record)

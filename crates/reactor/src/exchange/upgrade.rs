@@ -5,6 +5,7 @@
 
 use super::{Exchange, Flow, SendError, Stage, gone};
 use crate::hands::Hands;
+use crate::request_id;
 use crate::sys;
 use rgunicorn_http::ResponseFault;
 use rgunicorn_protocol::scoreboard::LaneState;
@@ -24,7 +25,8 @@ pub enum Raw {
 }
 
 impl Exchange {
-    /// Takes the client's offer to speak another protocol: sends a 101 with these fields.
+    /// Takes the client's offer to speak another protocol: sends a 101 with these fields, and the request's id unless
+    /// they have one.
     ///
     /// # Errors
     /// See [`SendError`]. After a fault, another response may be given.
@@ -33,8 +35,13 @@ impl Exchange {
             return Err(SendError::Fault(ResponseFault::OutOfTurn));
         }
         let Some(connection) = self.connection.as_mut() else { return Err(gone()) };
+        let id = self
+            .request_id
+            .filter(|_| !fields.iter().any(|(name, _)| request_id::is_name(name)))
+            .map(|id| (request_id::NAME, id.of(&connection.head_bytes)));
         let mut out = Vec::new();
-        connection.engine.switch_protocols(protocol, fields.iter().copied(), &mut out).map_err(SendError::Fault)?;
+        let fields = fields.iter().copied().chain(id);
+        connection.engine.switch_protocols(protocol, fields, &mut out).map_err(SendError::Fault)?;
         self.claim()?;
         self.status = 101;
         self.record(Instant::now());
