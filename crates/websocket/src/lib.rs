@@ -1,11 +1,13 @@
 //! WebSocket (RFC 6455) without I/O: the handshake's rules, frames and closing.
 //!
 //! [`Offer::of`] judges a request that asks for a WebSocket; [`Session`] is the protocol behind the handshake: bytes in,
-//! messages out, and the other way round. Frames, masks and UTF-8 are tungstenite's; owned here are which close code
-//! answers which fault, what limits apply, and that bytes come and go without a socket. No socket, no clock, no Python.
+//! messages out, and the other way round. Frames, masks and UTF-8 are tungstenite's; owned here are the rules of a frame's
+//! header, which close code answers which fault, what limits apply, and that bytes come and go without a socket. No
+//! socket, no clock, no Python. No extension is spoken: tungstenite has no permessage-deflate (RFC 7692).
 #![forbid(unsafe_code)]
 
 mod handshake;
+mod headers;
 mod session;
 
 pub use handshake::{Offer, Refusal, is_offered};

@@ -6,6 +6,7 @@
 //! nothing more comes; a client that breaks a rule is sent the close code that says which.
 
 use crate::code;
+use crate::headers::Headers;
 use std::io::{self, Read, Write};
 use tungstenite::error::Error;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -113,6 +114,9 @@ impl Write for Wire {
 pub struct Session {
     context: WebSocketContext,
     wire: Wire,
+    headers: Headers,
+    /// The rule that the header behind [`Wire::input`] breaks.
+    broken: Option<&'static str>,
     /// [`Event::Closed`] was given.
     over: bool,
 }
@@ -126,14 +130,23 @@ impl Session {
             .write_buffer_size(0)
             .max_message_size(Some(most))
             .max_frame_size(Some(most.max(LONGEST_REASON + 2)));
-        Session { context: WebSocketContext::new(Role::Server, Some(config)), wire: Wire::default(), over: false }
+        Session {
+            context: WebSocketContext::new(Role::Server, Some(config)),
+            wire: Wire::default(),
+            headers: Headers::default(),
+            broken: None,
+            over: false,
+        }
     }
 
     /// Bytes that were received.
     pub fn handle_input(&mut self, bytes: &[u8]) {
-        if !self.over {
-            self.wire.input.extend_from_slice(bytes);
+        if self.over || self.broken.is_some() {
+            return;
         }
+        let fault = self.headers.find_fault(bytes);
+        self.broken = fault.map(|(_, rule)| rule);
+        self.wire.input.extend_from_slice(&bytes[..fault.map_or(bytes.len(), |(at, _)| at)]);
     }
 
     /// The client's end of stream, after everything before it went through [`Session::poll_event`].
@@ -170,17 +183,20 @@ impl Session {
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     let _ = self.context.flush(&mut self.wire);
-                    return None;
+                    let rule = self.broken.take()?;
+                    return Some(self.blame(code::PROTOCOL, rule.to_owned()));
                 }
-                Err(error) => {
-                    self.over = true;
-                    let code = blame(&error);
-                    let _ = self.context.close(&mut self.wire, Some(frame(code, "")));
-                    return Some(Event::Closed(Closed { code, reason: error.to_string(), fault: true }));
-                }
+                Err(error) => return Some(self.blame(code_for(&error), error.to_string())),
             }
         }
         None
+    }
+
+    /// The client has broken a rule, and is told the code.
+    fn blame(&mut self, code: u16, rule: String) -> Event {
+        self.over = true;
+        let _ = self.context.close(&mut self.wire, Some(frame(code, "")));
+        Event::Closed(Closed { code, reason: rule, fault: true })
     }
 
     /// Whether messages can be sent.
@@ -249,7 +265,7 @@ fn frame(code: u16, reason: &str) -> CloseFrame {
 }
 
 /// The close code that tells the client what it did.
-fn blame(error: &Error) -> u16 {
+fn code_for(error: &Error) -> u16 {
     match error {
         Error::Utf8(_) => code::INVALID,
         Error::Capacity(_) => code::TOO_BIG,
@@ -331,6 +347,59 @@ mod tests {
         assert_eq!(refused(&masked(0x81, b"\xff")), code::INVALID, "not UTF-8");
         assert_eq!(refused(&masked(0x82, &[0; 1001])), code::TOO_BIG, "a long frame");
         assert_eq!(refused(&[masked(0x02, &[0; 600]), masked(0x80, &[0; 600])].concat()), code::TOO_BIG, "in parts");
+        assert_eq!(refused(b"\x82\xfe\0\x01"), code::PROTOCOL, "a length in more bytes than it needs");
+        assert_eq!(refused(b"\x82\xff\0\0\0\0\0\0\xff\xff"), code::PROTOCOL, "in many more");
+        assert_eq!(refused(b"\x82\xff\x80\0\0\0\0\0\0\0"), code::PROTOCOL, "the highest bit of a length");
+        assert_eq!(refused(b"\x82\xff\x7f\0\0\0\0\0\0\0abcd"), code::TOO_BIG, "a length beyond all memory");
+    }
+
+    #[test]
+    fn a_header_that_breaks_a_rule_is_answered_before_its_payload_comes() {
+        assert_eq!(refused(b"\xc2\xfe\x03\xe8"), code::PROTOCOL);
+        let mut session = Session::new(Limits::default());
+        let bytes = [&masked(0x89, b"p")[..], &masked(0x81, b"before"), b"\xb1"].concat();
+        assert_eq!(events(&mut session, &bytes), [Event::Text("before".into())]);
+        let last = events(&mut session, b"\xff");
+        assert!(matches!(&last[..], [Event::Closed(Closed { code: code::PROTOCOL, fault: true, .. })]), "{last:?}");
+        assert_eq!(session.output(), b"\x8a\x01p\x88\x02\x03\xea");
+    }
+
+    #[test]
+    fn close_codes_that_nobody_may_send_are_refused() {
+        for bad in [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535_u16] {
+            let mut session = Session::new(Limits::default());
+            let events = events(&mut session, &masked(0x88, &bad.to_be_bytes()));
+            assert!(matches!(&events[..], [Event::Closed(Closed { code: code::PROTOCOL, .. })]), "{bad}: {events:?}");
+            assert_eq!(session.output()[2..4], code::PROTOCOL.to_be_bytes(), "{bad}");
+        }
+        for good in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999_u16] {
+            let mut session = Session::new(Limits::default());
+            let events = events(&mut session, &masked(0x88, &good.to_be_bytes()));
+            assert!(matches!(&events[..], [Event::Closed(Closed { code, .. })] if *code == good), "{good}: {events:?}");
+            assert_eq!(session.output(), [&[0x88, 2][..], &good.to_be_bytes()].concat(), "{good}");
+        }
+        assert_eq!(refused(&masked(0x88, b"\x03\xe8\xff")), code::INVALID, "a reason that is not UTF-8");
+        assert_eq!(refused(&masked(0x88, &[3; 126])), code::PROTOCOL, "a long reason");
+    }
+
+    #[test]
+    fn utf8_may_be_cut_anywhere_and_is_judged_as_it_comes() {
+        let text = "κόσμε \u{10ffff}";
+        for cut in 0..=text.len() {
+            let (first, second) = text.as_bytes().split_at(cut);
+            let mut session = Session::new(Limits::default());
+            let mut seen = events(&mut session, &masked(0x01, first));
+            seen.extend(events(&mut session, &masked(0x00, b"")));
+            seen.extend(events(&mut session, &masked(0x80, second)));
+            assert_eq!(seen, [Event::Text(text.into())], "{cut}");
+        }
+        // The message goes on; that it is wrong is certain.
+        assert_eq!(refused(&masked(0x01, b"ok \xce\xba\xff")), code::INVALID);
+        for bad in [&b"\xed\xa0\x80"[..], b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xfe", b"\x80"] {
+            assert_eq!(refused(&masked(0x81, bad)), code::INVALID, "{bad:?}");
+        }
+        assert_eq!(refused(&masked(0x81, b"\xce")), code::INVALID, "cut at the end of the message");
+        assert_eq!(refused(&[masked(0x01, b"\xce"), masked(0x80, b"")].concat()), code::INVALID, "in a last fragment");
     }
 
     #[test]
