@@ -169,6 +169,8 @@ pub(crate) struct Settings {
 
     /// Time that a request may be in the application without progress; zero: no limit.
     pub(crate) timeout: Duration,
+    /// Of a pool that only the worker can choose, where none was set: what it is if that is sync.
+    pub(crate) timeout_if_sync: Option<Duration>,
     /// Time for requests in flight at retirement and at a graceful stop.
     pub(crate) graceful_timeout: Duration,
     pub(crate) reload_check: Vec<rgunicorn_protocol::ReloadCheck>,
@@ -364,6 +366,7 @@ impl Settings {
             umask: self.umask_is_set.then_some(self.umask),
             proc_name: self.proc_name.clone(),
             timeout: self.timeout.as_secs_f64(),
+            timeout_if_sync: self.timeout_if_sync.map(|timeout| timeout.as_secs_f64()),
             graceful_timeout: self.graceful_timeout.as_secs_f64(),
             reload_check: self.reload_check.clone(),
             keepalive: self.keepalive.as_secs_f64(),

@@ -152,6 +152,10 @@ pub(crate) fn resolve(
     if resolver.faults.is_empty() { Ok(settings) } else { Err(SettingsError { faults: resolver.faults }) }
 }
 
+/// Defaults of `timeout`, in seconds: where a request has a worker for itself, and elsewhere.
+const SYNC_TIMEOUT: f64 = 30.0;
+const TIMEOUT: f64 = 300.0;
+
 impl Resolver<'_> {
     fn settings(&mut self, values: Values, config: Option<PathBuf>, purpose: Purpose) -> Settings {
         let app = self.app(values.app, purpose, values.print_config, config.as_deref());
@@ -161,7 +165,8 @@ impl Resolver<'_> {
         let (python, python_origin) = self.python(values.python.as_deref(), &chdir, &identity);
         let worker_class = self.worker_class(&values.worker_class, values.threads);
         let (workers, workers_origin) = self.workers(values.workers);
-        let timeout = values.timeout.unwrap_or(if worker_class == WorkerClass::Sync { 30.0 } else { 300.0 });
+        let timeout = values.timeout.unwrap_or(if worker_class == WorkerClass::Sync { SYNC_TIMEOUT } else { TIMEOUT });
+        let undecided = worker_class == WorkerClass::Auto && values.threads == 1 && values.timeout.is_none();
         let env = self.env(&values.env_file, &values.raw_env, &chdir);
         let script_name = env.iter().rev().find(|(name, _)| name == "SCRIPT_NAME").map(|(_, value)| value.clone());
         let inherited = self.invocation.environment.get(&OsString::from("SCRIPT_NAME")).and_then(|text| text.to_str());
@@ -170,7 +175,9 @@ impl Resolver<'_> {
         let absolute = |path: Option<String>| path.map(|path| chdir.join(path));
         let log_file = |path: String| if path == "-" { path } else { chdir.join(path).to_string_lossy().into_owned() };
         let proc_name = values.proc_name.unwrap_or_else(|| app.clone());
-        self.computed.insert("timeout", format!("{timeout}"));
+        if !undecided {
+            self.computed.insert("timeout", format!("{timeout}"));
+        }
         self.computed.insert("proc_name", quoted(&proc_name));
         if let Some(config) = &config {
             self.computed.insert("config", quoted(&config.to_string_lossy()));
@@ -199,6 +206,7 @@ impl Resolver<'_> {
             preload_app: values.preload_app,
             preload_strict: values.preload_strict,
             timeout: duration(timeout),
+            timeout_if_sync: undecided.then(|| duration(SYNC_TIMEOUT)),
             graceful_timeout: duration(values.graceful_timeout),
             reload_check: self.reload_checks(&values.reload_check),
             boot_timeout: duration(values.boot_timeout),

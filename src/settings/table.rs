@@ -153,7 +153,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .no_effect("workers report to the arbiter without files"),
 
     // Timeouts and recycling
-    Setting::new("timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Computed("30 on sync, 300 on other pools"), "Seconds that a request may be in the application without progress")
+    Setting::new("timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Computed("30 on sync, 300 on other pools; auto: as the pool that it chooses"), "Seconds that a request may be in the application without progress")
         .flags(&["-t", "--timeout"])
         .doc("Progress is a part of the body read or of the response sent. When it passes, the client gets a 504 if nothing \
               was sent, the stack goes to the log, and the worker is replaced after its other requests. 0 turns it off."),

@@ -49,6 +49,9 @@ pub struct WorkerSettings {
     pub proc_name: String,
     /// Seconds that a request may be in the application without progress; 0: no limit.
     pub timeout: f64,
+    /// What `timeout` becomes if `auto` turns out to mean sync: the default is another one there. None: it was set, or
+    /// the pool is known.
+    pub timeout_if_sync: Option<f64>,
     /// Seconds that the import may take; 0: as long as it likes.
     #[serde(default)]
     pub boot_timeout: f64,

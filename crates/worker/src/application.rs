@@ -97,6 +97,11 @@ pub(crate) fn settle_pool(
         (Some(class), None) => {
             let class = if class == "sync" && settings.threads > 1 { "gthread" } else { &class };
             settings.worker_class = class.to_owned();
+            if class == "sync"
+                && let Some(timeout) = settings.timeout_if_sync
+            {
+                settings.timeout = timeout;
+            }
             Ok(())
         }
         (None, None) => Ok(()),

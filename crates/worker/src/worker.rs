@@ -82,8 +82,17 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         Ok(application) => application,
         Err(fault) => return Err((channel, fault)),
     };
+    let is_open = settings.worker_class == "auto";
     if let Err(fault) = application::settle_pool(py, application.bind(py), &mut settings) {
         return Err((channel, fault));
+    }
+    if is_open {
+        slog::debug!(
+            log.logger(),
+            "worker_class = \"auto\" means {} for this application; timeout = {} s",
+            settings.worker_class,
+            settings.timeout
+        );
     }
     let mut fds = fds.into_iter();
     // The addresses first: a zip that ends with its second half would have taken one fd too many.

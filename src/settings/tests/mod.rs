@@ -320,6 +320,22 @@ fn what_is_listed_reads_back_as_the_same_settings() {
 }
 
 #[test]
+fn the_default_of_timeout_follows_the_pool() {
+    let world = World::new();
+    let of = |arguments: &[&str]| {
+        let settings = world.settings(&[&["a:b"], arguments].concat());
+        let worker = settings.worker_settings(1, Vec::new());
+        (worker.timeout, worker.timeout_if_sync, listing(&settings).contains("\ntimeout ="))
+    };
+    assert_eq!(of(&[]), (30.0, None, true));
+    assert_eq!(of(&["--threads", "2"]), (300.0, None, true));
+    assert_eq!(of(&["-k", "asgi"]), (300.0, None, true));
+    assert_eq!(of(&["-k", "auto"]), (300.0, Some(30.0), false), "only the worker knows");
+    assert_eq!(of(&["-k", "auto", "--threads", "2"]), (300.0, None, true), "never sync");
+    assert_eq!(of(&["-k", "auto", "-t", "5"]), (5.0, None, true));
+}
+
+#[test]
 fn an_application_may_be_called_explain_or_exec() {
     use super::command_line::{Question, question};
     let ask = |arguments: &[&str]| {
