@@ -414,7 +414,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
               graceful_timeout."),
     Setting::new("asgi_disconnect_grace_period", Section::Asgi, Kind::Seconds { min: 0.0 }, Is("3"), "Seconds for the application after a disconnect")
         .flags(&["--asgi-disconnect-grace-period"])
-        .doc("After it, the task of a request whose client has left is cancelled. 0: at once."),
+        .doc("After it, the task of a request whose client has left is cancelled. 0: at once. The task of a WebSocket is \
+              cancelled only if it has not learned of it by receive or send."),
     Setting::new("websocket_max_message_size", Section::Asgi, Kind::Size, Is("16777216"), "Bytes of a WebSocket message")
         .flags(&["--websocket-max-message-size"])
         .doc("A client that sends a longer one is disconnected with close code 1009. 0 means 1 GiB."),

@@ -15,6 +15,20 @@ async def lifespan(app):
     told.append("stopped")
 
 
+async def uncaught(websocket):
+    await websocket.accept()
+    await websocket.send_text("open")
+    while True:
+        await websocket.receive_text()
+
+
+async def ticks(websocket):
+    await websocket.accept()
+    while True:
+        await websocket.send_text("tick")
+        await asyncio.sleep(0.01)
+
+
 def starlette():
     from starlette.applications import Starlette
     from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
@@ -60,12 +74,14 @@ def starlette():
 
     return Starlette(lifespan=lifespan, routes=[
         Route("/", index), Route("/upload", upload, methods=["POST"]), Route("/stream", stream), Route("/file", file),
-        Route("/state", state), Route("/error", error), Route("/background", background), WebSocketRoute("/ws", echo)])
+        Route("/state", state), Route("/error", error), Route("/background", background), WebSocketRoute("/ws", echo),
+        WebSocketRoute("/ws/uncaught", uncaught), WebSocketRoute("/ws/ticks", ticks)])
 
 
 def fastapi():
     from fastapi import FastAPI, Request, UploadFile, WebSocket
     from fastapi.responses import FileResponse, StreamingResponse
+    from starlette.routing import WebSocketRoute
 
     app = FastAPI(lifespan=lifespan)
 
@@ -105,6 +121,7 @@ def fastapi():
         async for text in websocket.iter_text():
             await websocket.send_text(text)
 
+    app.router.routes += [WebSocketRoute("/ws/uncaught", uncaught), WebSocketRoute("/ws/ticks", ticks)]
     return app
 
 

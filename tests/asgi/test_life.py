@@ -273,3 +273,68 @@ def test_threads_of_one_client_each_get_their_answer_while_the_worker_is_replace
     for thread in threads:
         thread.join(60)
     assert not failures
+
+
+@pytest.mark.parametrize("arguments, app, pool, timeout", [
+    ([], "plain:app", "sync", 30), (["--threads", 2], "plain:app", "gthread", 300), ([], "asgi_app:app", "asgi", 300),
+    (["--timeout", 7], "plain:app", "sync", 7), (["--timeout", 7], "asgi_app:app", "asgi", 7),
+])
+def test_the_default_timeout_is_that_of_the_pool_which_auto_chooses(serve, arguments, app, pool, timeout):
+    server = serve(app, "-k", "auto", "--log-level", "debug", *arguments)
+    server.found(f"means {pool} for this application; timeout = {timeout} s")
+
+
+LEAVES = """
+import asyncio, os, pathlib
+note = pathlib.Path(os.environ["NOTE"])
+
+def tell(word):
+    with note.open("a") as file:
+        file.write(word + "\\n")
+
+async def forever():
+    try:
+        await asyncio.sleep(600)
+    finally:
+        tell("what the application left was cancelled")
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        asyncio.get_running_loop().left = asyncio.create_task(forever())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        tell("the lifespan ended")
+        return await send({"type": "lifespan.shutdown.complete"})
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"%d" % os.getpid()})
+    if scope["path"] == "/background":
+        tell("the background task began")
+        try:
+            await asyncio.sleep(float(scope["query_string"]))
+            tell("the background task ended")
+        except asyncio.CancelledError:
+            tell("the background task was cancelled")
+            raise
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM], ids=["reload", "stop"])
+def test_a_background_task_is_finished_before_the_lifespan_and_what_was_left_is_cancelled_last(asgi, tmp_path, number):
+    note = tmp_path / "note"
+    server = asgi(app="leaves:app", files={"leaves.py": LEAVES}, env={"NOTE": str(note)})
+    assert server.get("/background?0.7").status == 200
+    server.signal(number)
+    until(lambda: "was cancelled" in note.read_text(), "the worker's end")
+    assert note.read_text().splitlines() == [
+        "the background task began", "the background task ended", "the lifespan ended", "what the application left was cancelled"]
+
+
+def test_a_background_task_that_outlives_graceful_timeout_is_cancelled_and_named(asgi, tmp_path):
+    note = tmp_path / "note"
+    server = asgi("--graceful-timeout", 1.5, app="leaves:app", files={"leaves.py": LEAVES}, env={"NOTE": str(note)})
+    pid = server.get("/background?600").body
+    server.signal(signal.SIGHUP)
+    server.found("The task of GET /background.* is cancelled: it goes on without a client", "warning")
+    until(lambda: "was cancelled" in note.read_text() and "the lifespan ended" in note.read_text(), "the worker's end")
+    assert server.get("/").body != pid

@@ -13,68 +13,12 @@ import time
 import pytest
 import websockets
 from harness.waiting import until
-
-KEY = base64.b64encode(b"0123456789abcdef").decode()
+from harness.websocket import KEY, Raw, frame, handshake
 
 
 @pytest.fixture
 def server(asgi):
     return asgi()
-
-
-def handshake(path="/ws/echo", **fields):
-    fields = {"Host": "a", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
-              "Sec-WebSocket-Key": KEY} | {name.replace("_", "-"): value for name, value in fields.items()}
-    lines = [f"{name}: {value}\r\n" for name, value in fields.items() if value is not None]
-    return f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n"
-
-
-def frame(first, payload=b"", mask=b"\1\2\3\4"):
-    length = len(payload)
-    head = bytes([first]) + (bytes([0x80 | length]) if length < 126 else b"\xfe" + struct.pack(">H", length)
-                             if length < 65536 else b"\xff" + struct.pack(">Q", length))
-    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
-
-
-class Raw:
-    """A WebSocket of bytes."""
-
-    def __init__(self, server, path="/ws/echo", **fields):
-        self.connection = server.connect()
-        self.connection.send(handshake(path, **fields))
-        self.head = b""
-        while b"\r\n\r\n" not in self.head:
-            part = self.connection.socket.recv(1)
-            assert part, self.head
-            self.head += part
-
-    def send(self, *frames):
-        self.connection.send(b"".join(frames))
-
-    def exactly(self, count):
-        data = b""
-        while len(data) < count:
-            part = self.connection.socket.recv(count - len(data))
-            if not part:
-                raise EOFError(data)
-            data += part
-        return data
-
-    def frame(self):
-        first, length = self.exactly(2)
-        assert not length & 0x80, "a server does not mask"
-        if length == 126:
-            (length,) = struct.unpack(">H", self.exactly(2))
-        elif length == 127:
-            (length,) = struct.unpack(">Q", self.exactly(8))
-        return first, self.exactly(length)
-
-    def closed(self):
-        """The close code, and then nothing but the end."""
-        first, payload = self.frame()
-        assert first == 0x88, (first, payload)
-        assert self.connection.socket.recv(1) == b""
-        return struct.unpack(">H", payload[:2])[0] if payload else None
 
 
 def test_the_handshake_is_accepted_as_the_rfc_says(server):
@@ -301,3 +245,136 @@ def test_a_websocket_that_is_denied_or_breaks_off_has_its_access_record(asgi):
     raw.connection.close()
     for record in ("A /ws/deny 403 0", "A /ws/deny_with 401 7", "A /ws/raise 101 4", "A /ws/echo 101 0"):
         until(lambda record=record: record in server.log.text, record)
+
+
+@pytest.mark.parametrize("name", ["sec-websocket-protocol", "sec-websocket-extensions", "sec-websocket-accept"])
+def test_what_is_the_servers_to_answer_is_refused_among_the_applications_headers(asgi, name):
+    server = asgi(app="accepts:app", files={"accepts.py": f"""
+async def app(scope, receive, send):
+    await receive()
+    await send({{"type": "websocket.accept", "headers": [(b"{name}", b"x")]}})
+"""})
+    server.expect("ValueError: websocket.accept: ")
+    assert Raw(server, "/").head.startswith(b"HTTP/1.1 500 ")
+
+
+LEFT = """
+import asyncio, json, os, pathlib
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            event = await receive()
+            if event["type"] == "lifespan.shutdown" and os.environ.get("NOTE"):
+                pathlib.Path(os.environ["NOTE"]).write_text("shut down")
+            await send({"type": event["type"] + ".complete"})
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200})
+        return await send({"type": "http.response.body", "body": b"%d" % os.getpid()})
+    note = pathlib.Path(scope["query_string"].decode())
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": "open"})
+    try:
+        if scope["path"] == "/waits_for_something_else":
+            await asyncio.sleep(600)
+        elif scope["path"] == "/is_told_and_goes_on":
+            told = await receive()
+            await asyncio.sleep(1.2)
+            note.write_text(f"{told['type']}, and went on")
+            return
+        elif scope["path"] == "/ignores_it_all":
+            while True:
+                try:
+                    await asyncio.sleep(600)
+                except asyncio.CancelledError:
+                    note.write_text("cancelled")
+        elif scope["path"] == "/only_sends":
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+                await asyncio.sleep(0.01)
+        elif scope["path"] == "/receives_again":
+            told = [(await receive())["type"] for _ in range(3)]
+            try:
+                await send({"type": "websocket.send", "text": "tick"})
+            except OSError as error:
+                told.append(isinstance(error, OSError))
+            try:
+                await send({"type": "websocket.close"})
+            except OSError as error:
+                told.append(isinstance(error, OSError))
+            note.write_text(json.dumps(told))
+            return
+    except BaseException as error:
+        note.write_text(type(error).__name__)
+        raise
+"""
+
+
+@pytest.fixture
+def left(asgi, tmp_path):
+    """left(path, ...) -> server and note, when the client of a WebSocket at that path has been there and has left."""
+
+    def leave(path, *arguments, **more):
+        server = asgi(*arguments, app="left:app", files={"left.py": LEFT}, **more)
+        raw = Raw(server, f"{path}?{tmp_path / 'note'}")
+        assert raw.frame() == (0x81, b"open")
+        raw.connection.close()
+        return server, tmp_path / "note"
+
+    return leave
+
+
+def said(note):
+    return until(lambda: note.exists() and note.read_text(), "the note")
+
+
+def test_a_task_that_does_not_learn_that_its_client_has_left_is_cancelled_after_the_grace_period(left):
+    server, note = left("/waits_for_something_else", "--asgi-disconnect-grace-period", 0.5, "--worker-connections", 1)
+    assert said(note) == "CancelledError"
+    assert server.get("/").status == 200, "its lane is free again"
+
+
+def test_a_task_that_was_told_goes_on(left):
+    _, note = left("/is_told_and_goes_on", "--asgi-disconnect-grace-period", 0.2)
+    assert said(note) == "websocket.disconnect, and went on"
+
+
+def test_a_task_that_only_sends_gets_an_oserror_and_that_is_no_fault(left):
+    _, note = left("/only_sends")
+    assert said(note) == "BrokenPipeError"
+
+
+def test_receive_says_it_again_and_every_send_is_an_oserror(left):
+    _, note = left("/receives_again")
+    assert json.loads(said(note)) == ["websocket.disconnect"] * 3 + [True, True]
+
+
+def test_a_task_that_ignores_everything_ends_with_its_worker_and_the_lifespan_is_told(left, tmp_path):
+    ended = tmp_path / "ended"
+    server, note = left("/ignores_it_all", "--asgi-disconnect-grace-period", 600, "--graceful-timeout", 2, env={"NOTE": str(ended)})
+    before = server.get("/").body
+    server.signal(signal.SIGHUP)
+    until(lambda: server.get("/").body != before, "the new generation")
+    (record,) = [server.found("The task of GET /ignores_it_all.* is cancelled: it goes on without a client", "warning")]
+    assert said(note) == "cancelled" and said(ended) == "shut down"
+    until(lambda: len(server.workers) == 1, "the old worker's end")
+
+
+def test_a_task_that_waits_for_something_else_is_cancelled_at_a_reload(left, tmp_path):
+    ended = tmp_path / "ended"
+    server, note = left("/waits_for_something_else", "--asgi-disconnect-grace-period", 600, "--graceful-timeout", 2,
+                        env={"NOTE": str(ended)})
+    server.signal(signal.SIGHUP)
+    assert said(note) == "CancelledError" and said(ended) == "shut down"
+
+
+@pytest.mark.parametrize("framework", ["starlette", "fastapi"])
+def test_a_frameworks_word_for_a_client_that_left_is_no_error(asgi, framework):
+    """Starlette raises WebSocketDisconnect from receive_text and send_text; few endpoints catch it."""
+    server = asgi("--log-level", "debug", app=f"asgi_frameworks:{framework}()")
+    for path in ("/ws/uncaught", "/ws/ticks"):
+        raw = Raw(server, path)
+        assert raw.frame()[0] == 0x81
+        raw.connection.close()
+        server.found(f"a client left before its response was complete.*{path}")

@@ -44,9 +44,18 @@ def stack(task):
     return "The task waits here (most recent call last):\n" + "".join(lines) if lines else "The task has no frames"
 
 
-def close(loop):
-    """Ends the loop once nothing of the application runs in it any more."""
+def close(loop, fds):
+    """Ends the loop once no request runs in it any more, as asyncio.run does: what the application has started and left is
+    cancelled, and has a second."""
+    for fd in fds:
+        if fd is not None:
+            loop.remove_reader(fd)
     try:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
     except RuntimeError:

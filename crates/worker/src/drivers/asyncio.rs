@@ -3,19 +3,22 @@
 //! The loop, asyncio's or uvloop's, runs in the worker's main thread and watches the reactor's epoll set and its bell.
 //! Each event is a turn: what has come is read and parsed, each complete request becomes a task, coroutines whose
 //! clients moved are woken. A task is an ordinary `asyncio.Task` of its own with a context of its own, so
-//! `current_task`, context variables, timeouts and task groups work as they do elsewhere; from Python 3.12 on it is
-//! started eagerly, which spares a round through the loop. (A pool of tasks that are used again was tried: 2 us less per
-//! request, and state that leaks from one request to the next.)
+//! `current_task`, context variables, timeouts and task groups work as they do elsewhere. (A pool of tasks that are used
+//! again was tried: 2 us less per request, and state that leaks from one request to the next.) From Python 3.12 on it is
+//! started eagerly, which spares a round through the loop. An application that has given the loop a task factory of its
+//! own has its tasks made by that.
 //!
-//! The end: once the worker retires and is drained, or shortly before its deadline, the application's lifespan is told.
-//! WebSockets that are still open then are closed with 1012 a little earlier. Invariant: no exception of ours leaves a
-//! callback of the loop.
+//! The end: once the worker retires and is drained, the application's lifespan is told. Otherwise that comes shortly
+//! before the deadline, step by step ([`FAREWELL`]): open WebSockets are closed with 1012; what still runs without a
+//! client (after its response, after the end of its WebSocket) is cancelled, with a record; the lifespan is told. As
+//! `asyncio.run` does, tasks that the application has started and left are cancelled at the very end. Invariant: no
+//! exception of ours leaves a callback of the loop.
 
 use crate::bridge::asgi::lifespan::{Lifespan, Outcome};
 use crate::bridge::asgi::{AsgiBridge, Begun, Shared};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyModule};
-use rgunicorn_log::AccessLog;
+use rgunicorn_log::{AccessLog, event};
 use rgunicorn_protocol::{BootFault, BootFaultKind, WorkerSettings};
 use rgunicorn_reactor::{Exchange, Next, Reactor, seconds};
 use slog::Logger;
@@ -28,7 +31,8 @@ use std::time::{Duration, Instant};
 const SOURCE: &str = include_str!("../../python/asyncio_driver.py");
 /// Requests begun in one turn, so that the tasks of others have theirs.
 const BATCH: usize = 64;
-/// Before the deadline of a retirement, at most: time for WebSockets to be closed and for the lifespan to end.
+/// Before the deadline of a retirement, at most: half of it for what WebSockets' tasks do when they are closed, a quarter
+/// for what is cancelled, a quarter for the lifespan's end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the driver needs of a worker that has booted.
@@ -42,8 +46,20 @@ pub(crate) struct Parts {
 enum Making {
     /// `loop.create_task(coroutine)`.
     Created(Py<PyAny>),
-    /// `asyncio.Task(coroutine, loop=loop, eager_start=True)`.
-    Eager(Py<PyAny>, Py<PyDict>),
+    /// `asyncio.Task(coroutine, loop=loop, eager_start=True)`; the first as long as the loop has no task factory.
+    Eager { class: Py<PyAny>, kwargs: Py<PyDict>, task_factory: Py<PyAny>, create: Py<PyAny> },
+}
+
+impl Making {
+    fn make<'py>(&self, py: Python<'py>, coroutine: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Making::Created(create) => create.bind(py).call1((coroutine,)),
+            Making::Eager { task_factory, create, .. } if !task_factory.bind(py).call0()?.is_none() => {
+                create.bind(py).call1((coroutine,))
+            }
+            Making::Eager { class, kwargs, .. } => class.bind(py).call((coroutine,), Some(kwargs.bind(py))),
+        }
+    }
 }
 
 /// See the module. Its methods are callbacks of the loop.
@@ -126,7 +142,12 @@ fn make(py: Python<'_>, reactor: &Arc<Reactor>, parts: Parts, settings: &WorkerS
         let kwargs = PyDict::new(py);
         kwargs.set_item("loop", &event_loop)?;
         kwargs.set_item("eager_start", true)?;
-        Making::Eager(py.import("asyncio")?.getattr("Task")?.unbind(), kwargs.unbind())
+        Making::Eager {
+            class: py.import("asyncio")?.getattr("Task")?.unbind(),
+            kwargs: kwargs.unbind(),
+            task_factory: event_loop.getattr("get_task_factory")?.unbind(),
+            create: event_loop.getattr("create_task")?.unbind(),
+        }
     } else {
         Making::Created(event_loop.getattr("create_task")?.unbind())
     };
@@ -187,7 +208,8 @@ impl Started {
             // The standby names what is cut off, and ends the process.
             py.detach(|| std::thread::sleep(FAREWELL));
         } else if driver.reactor.lanes.inside() == 0 {
-            let closed = self.module.bind(py).getattr("close").and_then(|close| close.call1((event_loop,)));
+            let fds = (driver.reactor.epoll_fd().as_raw_fd(), driver.reactor.bell_fd().map(|bell| bell.as_raw_fd()));
+            let closed = self.module.bind(py).getattr("close").and_then(|close| close.call1((event_loop, fds)));
             if let Err(error) = closed {
                 error.print(py);
             }
@@ -250,6 +272,9 @@ impl Driver {
         for running in this.bridge.shared.all_running(py) {
             any |= running.cycle.is_websocket();
             running.cycle.tick(py, now);
+            if running.cycle.left().is_some() {
+                this.later(slf, this.grace, "cancel_left", Some(running.lane));
+            }
         }
         if any {
             this.later(slf, this.ping_every, "ping", None);
@@ -264,8 +289,21 @@ impl Driver {
         for running in this.bridge.shared.all_running(py) {
             running.cycle.restart(py);
         }
-        let left = this.reactor.retirement().map(|at| at.saturating_duration_since(Instant::now()));
-        this.later(slf, left.unwrap_or_default() / 2, "shut_down", None);
+        this.later(slf, this.time_left() / 2, "cancel_clientless", None);
+    }
+
+    /// A little later: what goes on without a client is cancelled. That its lane is free again ends the worker, if it was
+    /// the last.
+    fn cancel_clientless(slf: &Bound<'_, Self>) {
+        let (py, this) = (slf.py(), slf.get());
+        for running in this.bridge.shared.all_running(py) {
+            let Some((request, id)) = running.cycle.clientless() else { continue };
+            slog::warn!(this.reactor.log, "The task of {} is cancelled: it goes on without a client, and graceful_timeout is \
+                over", request; event::REQUEST_CUT, "request_id" => id);
+            running.cycle.note_cancelled();
+            cancel(py, running.task.as_ref());
+        }
+        this.later(slf, this.time_left() / 2, "shut_down", None);
     }
 
     /// Tells the application that the worker ends, and ends it if there is nobody to be told.
@@ -281,6 +319,11 @@ impl Driver {
 }
 
 impl Driver {
+    /// Until the deadline of the retirement.
+    fn time_left(&self) -> Duration {
+        self.reactor.retirement().map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default()
+    }
+
     /// A request becomes a task.
     fn begin(&self, slf: &Bound<'_, Self>, exchange: Box<Exchange>) {
         let py = slf.py();
@@ -300,13 +343,8 @@ impl Driver {
         }
         let shared = &self.bridge.shared;
         shared.enter(lane, cycle);
-        let made =
-            self.run.bind(py).call1((&self.application, scope, receive, send, &end)).and_then(|coroutine| match &self
-                .making
-            {
-                Making::Created(create) => create.bind(py).call1((coroutine,)),
-                Making::Eager(class, kwargs) => class.bind(py).call((coroutine,), Some(kwargs.bind(py))),
-            });
+        let coroutine = self.run.bind(py).call1((&self.application, scope, receive, send, &end));
+        let made = coroutine.and_then(|coroutine| self.making.make(py, coroutine));
         match made {
             Ok(task) => shared.keep_task(lane, task.unbind()),
             Err(error) => {
@@ -331,9 +369,11 @@ impl Driver {
     /// After each turn: whether the worker is about to end.
     fn look_at_end(&self, slf: &Bound<'_, Self>) {
         let py = slf.py();
-        let Some(deadline) = self.reactor.retirement() else { return };
+        if self.reactor.retirement().is_none() {
+            return;
+        }
         if !self.farewell.swap(true, Ordering::Relaxed) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = self.time_left();
             self.later(slf, left.saturating_sub(FAREWELL.min(left / 10)), "bid_farewell", None);
         }
         if self.reactor.is_drained() {

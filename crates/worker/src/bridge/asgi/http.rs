@@ -15,7 +15,7 @@ use crate::bridge::wsgi::fault::{Named, exit_status};
 use crate::bridge::wsgi::lane::lock;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use rgunicorn_http::BodyFraming;
 use rgunicorn_reactor::{Exchange, Flow, OwnedBytes, Read, SendError};
 use std::fs::File;
@@ -138,6 +138,13 @@ impl HttpCycle {
 
     pub(super) fn note_cancelled(&self) {
         lock(&self.inner.state).cancelled = true;
+    }
+
+    /// The name of the request, if its response is over.
+    pub(super) fn clientless(&self) -> Option<Named> {
+        let state = lock(&self.inner.state);
+        let over = state.exchange.is_none() && matches!(state.answer, Answer::Complete);
+        over.then(|| state.name.as_ref().map(Unnamed::named).unwrap_or_default())
     }
 }
 
@@ -624,11 +631,19 @@ impl Inner {
     }
 }
 
-/// Whether an exception is one that only says again that the client has left.
-fn is_excuse(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<pyo3::exceptions::PyOSError>(py)
-        || is_cancelled(py, error)
-        || error.get_type(py).name().is_ok_and(|name| name.to_string_lossy() == "ClientDisconnect")
+/// Whether an exception is one that only says again that the client has left: what `send` has raised, what frameworks
+/// make of it, or a task group's collection of nothing else.
+pub(super) fn is_excuse(py: Python<'_>, error: &PyErr) -> bool {
+    if error.is_instance_of::<pyo3::exceptions::PyOSError>(py) || is_cancelled(py, error) {
+        return true;
+    }
+    let class = error.get_type(py);
+    if class.name().is_ok_and(|name| matches!(&*name.to_string_lossy(), "ClientDisconnect" | "WebSocketDisconnect")) {
+        return true;
+    }
+    // ExceptionGroup is of Python 3.11, and of a package before it.
+    let Ok(Ok(members)) = error.value(py).getattr("exceptions").map(Bound::cast_into::<PyTuple>) else { return false };
+    !members.is_empty() && members.iter().all(|member| is_excuse(py, &PyErr::from_value(member)))
 }
 
 pub(super) fn is_cancelled(py: Python<'_>, error: &PyErr) -> bool {

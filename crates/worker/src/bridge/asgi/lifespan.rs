@@ -6,6 +6,7 @@
 
 use super::awaitable::{Awaited, Source, Waiters};
 use super::event::Event;
+use super::http::is_cancelled;
 use super::{Shared, fault};
 use crate::bridge::wsgi::fault::Named;
 use crate::bridge::wsgi::lane::lock;
@@ -239,6 +240,10 @@ impl Inner {
                         Some(faults.traceback(py, error)),
                     ),
                 };
+            }
+            // The worker has left without telling it, and cancels what is left.
+            (Outcome::Started, Some(error)) if is_cancelled(py, error) && self.shared.reactor.is_finished() => {
+                state.outcome = Outcome::Ended;
             }
             (Outcome::Started, Some(error)) => {
                 let lifespan = Named { line: "lifespan".to_owned(), id: None };

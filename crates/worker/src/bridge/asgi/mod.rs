@@ -59,6 +59,7 @@ pub(crate) struct Shared {
 
 /// A request or a WebSocket whose coroutine has not ended.
 pub(crate) struct Running {
+    pub(crate) lane: usize,
     pub(crate) cycle: Cycle,
     /// None while the task is being made.
     pub(crate) task: Option<Py<PyAny>>,
@@ -130,7 +131,7 @@ impl Shared {
         if lane >= running.len() {
             running.resize_with(lane + 1, || None);
         }
-        running[lane] = Some(Running { cycle, task: None });
+        running[lane] = Some(Running { lane, cycle, task: None });
     }
 
     /// The task of a lane, unless its coroutine has ended already.
@@ -185,7 +186,7 @@ impl Running {
             Cycle::Http(cycle) => Cycle::Http(cycle.clone_ref(py)),
             Cycle::WebSocket(cycle) => Cycle::WebSocket(cycle.clone_ref(py)),
         };
-        Running { cycle, task: self.task.as_ref().map(|task| task.clone_ref(py)) }
+        Running { lane: self.lane, cycle, task: self.task.as_ref().map(|task| task.clone_ref(py)) }
     }
 }
 
@@ -207,8 +208,18 @@ impl Cycle {
     pub(crate) fn left(&self) -> Option<std::time::Instant> {
         match self {
             Cycle::Http(cycle) => cycle.get().left(),
-            Cycle::WebSocket(_) => None,
+            Cycle::WebSocket(cycle) => cycle.get().left(),
         }
+    }
+
+    /// The request's name (`GET /path`), if the task goes on though there is no client any more: after its response, or
+    /// after the end of its WebSocket.
+    pub(crate) fn clientless(&self) -> Option<(String, Option<String>)> {
+        let named = match self {
+            Cycle::Http(cycle) => cycle.get().clientless(),
+            Cycle::WebSocket(cycle) => cycle.get().clientless(),
+        };
+        named.map(|named| (named.line, named.id))
     }
 
     /// Looks after what comes with time: pings, and clients that do not answer them.

@@ -24,6 +24,7 @@ const LONGEST_VALUE: usize = 256;
 
 /// See the module. One per worker.
 pub(super) struct Scopes {
+    asgi: Py<PyDict>,
     http: Py<PyDict>,
     websocket: Py<PyDict>,
     /// Extensions of a request whose client takes no trailers, and of one that does.
@@ -57,7 +58,7 @@ impl Scopes {
             let scope = PyDict::new(py);
             let text = |value: &str| PyString::intern(py, value);
             scope.set_item(text("type"), text(kind))?;
-            scope.set_item(text("asgi"), &asgi)?;
+            scope.set_item(text("asgi"), py.None())?;
             scope.set_item(text("http_version"), text("1.1"))?;
             scope.set_item(text("server"), py.None())?;
             scope.set_item(text("client"), py.None())?;
@@ -85,6 +86,7 @@ impl Scopes {
         let denial = PyDict::new(py);
         denial.set_item("websocket.http.response", PyDict::new(py))?;
         Ok(Scopes {
+            asgi: asgi.unbind(),
             http: base("http", "http")?,
             websocket,
             extensions: [extensions(false)?, extensions(true)?],
@@ -139,6 +141,7 @@ impl Scopes {
     fn set_common(&mut self, scope: &Bound<'_, PyDict>, exchange: &Exchange, shared: &Arc<Shared>) -> PyResult<()> {
         let py = scope.py();
         let (head, bytes) = (exchange.head(), exchange.bytes());
+        scope.set_item(pyo3::intern!(py, "asgi"), self.asgi.bind(py).copy()?)?;
         if head.version != Version::HTTP_11 {
             let version = format!("{}.{}", head.version.major, head.version.minor);
             scope.set_item(pyo3::intern!(py, "http_version"), version)?;
@@ -188,13 +191,15 @@ impl Scopes {
             return Ok(());
         }
         self.decoded.clear();
-        if !root.is_empty() && raw != b"*" && !is_below(raw, root) {
-            self.decoded.extend_from_slice(root);
-            scope.set_item(pyo3::intern!(py, "raw_path"), PyBytes::new(py, &[root, raw].concat()))?;
+        percent_decode_into(raw, &mut self.decoded);
+        if !root.is_empty() && raw != b"*" && !is_below(&self.decoded, root) {
+            self.decoded.splice(0..0, root.iter().copied());
+            let mut whole = encoded(root);
+            whole.extend_from_slice(raw);
+            scope.set_item(pyo3::intern!(py, "raw_path"), PyBytes::new(py, &whole))?;
         } else {
             scope.set_item(pyo3::intern!(py, "raw_path"), PyBytes::new(py, raw))?;
         }
-        percent_decode_into(raw, &mut self.decoded);
         // The specification leaves open what becomes of bytes that are no UTF-8. `raw_path` has them.
         let path = match std::str::from_utf8(&self.decoded) {
             Ok(path) => PyString::new(py, path),
@@ -281,6 +286,20 @@ fn host_and_port(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyTu
 
 fn is_below(path: &[u8], root: &[u8]) -> bool {
     path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// A path as a client would write it (RFC 3986 section 3.3).
+fn encoded(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for byte in path {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(*byte),
+            b'/' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';'
+            | b'=' | b':' | b'@' => out.push(*byte),
+            byte => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    out
 }
 
 /// Whether the client has said `TE: trailers`.

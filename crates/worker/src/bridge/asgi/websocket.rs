@@ -2,12 +2,17 @@
 //!
 //! Owns the exchange, the protocol's session, and the order of the events (ASGI WebSocket specification 2.5 and the
 //! extension `websocket.http.response`). Messages are read from the socket while less than [`AHEAD`] waits for the
-//! application, so pings and closes are seen though it does not receive. Invariants: an application that does not
-//! answer the handshake answers with 403; the client is told by a close code why it ends, unless it has left.
+//! application, so pings and closes are seen though it does not receive; and while the client reads what it is sent, so
+//! that nobody fills the memory with pongs.
+//!
+//! When the client has left, `receive` gives `websocket.disconnect` and `send` raises an OSError (2.4). Somebody who was
+//! told so goes on as long as the worker does; a task that waits for something else, and so learns of it neither way, is
+//! cancelled by the driver after `asgi_disconnect_grace_period`. Invariants: an application that does not answer the
+//! handshake is at fault; the client is told by a close code why it ends, unless it has left.
 
 use super::awaitable::{Awaited, Source, Waiters};
 use super::event::Event;
-use super::http::is_cancelled;
+use super::http::{is_cancelled, is_excuse};
 use super::{Shared, fault, name_of};
 use crate::bridge::wsgi::access;
 use crate::bridge::wsgi::declared::Declared;
@@ -43,8 +48,17 @@ enum Stage {
 struct Over {
     code: u16,
     reason: String,
+    at: Instant,
+    /// The application knows: it has ended it itself, or was told.
+    known: bool,
     /// The application has ended it itself.
     ours: bool,
+}
+
+impl Stage {
+    fn over(code: u16, reason: String, ours: bool) -> Stage {
+        Stage::Over(Over { code, reason, at: Instant::now(), known: ours, ours })
+    }
 }
 
 struct State {
@@ -128,6 +142,21 @@ impl WebSocketCycle {
         lock(&self.inner.state).cancelled = true;
     }
 
+    /// Since when the client has left without the application knowing.
+    pub(super) fn left(&self) -> Option<Instant> {
+        let state = lock(&self.inner.state);
+        match &state.stage {
+            Stage::Over(over) if !over.known && !state.cancelled => Some(over.at),
+            Stage::Offered { .. } | Stage::Denying { .. } | Stage::Open(_) | Stage::Over(_) => None,
+        }
+    }
+
+    /// The name of the request, if there is no client any more.
+    pub(super) fn clientless(&self) -> Option<Named> {
+        let state = lock(&self.inner.state);
+        matches!(state.stage, Stage::Over(_)).then(|| state.name.clone())
+    }
+
     /// Pings a client that was not heard for `websocket_ping_interval`, and gives up on one that does not answer.
     pub(super) fn tick(&self, py: Python<'_>, now: Instant) {
         let shared = &self.inner.shared;
@@ -202,13 +231,13 @@ impl Source for Receiving {
 impl Source for Sending {
     fn poll(&self, _py: Python<'_>) -> PyResult<Poll<Option<Py<PyAny>>>> {
         let mut state = lock(&self.0.state);
-        let Some(exchange) = state.exchange.as_mut() else { return Err(client_left()) };
+        let Some(exchange) = state.exchange.as_mut() else { return Err(told(&mut state)) };
         match exchange.poll_room() {
             Ok(true) => Ok(Poll::Ready(None)),
             Ok(false) => Ok(Poll::Pending),
             Err(_) => {
                 self.0.shut(&mut state, code::ABNORMAL, "the client has left");
-                Err(client_left())
+                Err(told(&mut state))
             }
         }
     }
@@ -220,6 +249,14 @@ impl Source for Sending {
 
 fn client_left() -> PyErr {
     PyBrokenPipeError::new_err("the WebSocket's client has left")
+}
+
+/// Has `send` raise what tells the application that its client has left.
+fn told(state: &mut State) -> PyErr {
+    if let Stage::Over(over) = &mut state.stage {
+        over.known = true;
+    }
+    client_left()
 }
 
 fn unexpected(expected: &str, event: &Event<'_>) -> PyErr {
@@ -266,6 +303,12 @@ impl Inner {
         }
         let mut bytes = Vec::new();
         while state.queued < AHEAD {
+            // One who does not read the answers to his pings has to wait, as for any answer.
+            match state.exchange.as_mut().map(|exchange| exchange.poll_room()) {
+                Some(Ok(true)) => {}
+                Some(Ok(false)) | None => return,
+                Some(Err(_)) => return self.shut(state, code::ABNORMAL, "the client has left"),
+            }
             let (Stage::Open(session), Some(exchange)) = (&mut state.stage, state.exchange.as_mut()) else { return };
             bytes.clear();
             let raw = self.shared.with_hands(|hands| exchange.receive_raw(&mut bytes, hands));
@@ -314,7 +357,7 @@ impl Inner {
             slog::info!(self.shared.log, "a WebSocket's client broke the protocol: {}", how.reason;
                 "code" => how.code, "request" => &state.name.line);
         }
-        state.stage = Stage::Over(Over { code: how.code, reason: how.reason, ours });
+        state.stage = Stage::over(how.code, how.reason, ours);
         if let Some(exchange) = state.exchange.take() {
             self.give_back(state, exchange, None);
         }
@@ -358,7 +401,8 @@ impl Inner {
             }
             return Ok(Poll::Ready(Some(event.into_any().unbind())));
         }
-        let Stage::Over(over) = &state.stage else { return Ok(Poll::Pending) };
+        let Stage::Over(over) = &mut state.stage else { return Ok(Poll::Pending) };
+        over.known = true;
         let (code, reason) = (over.code, over.reason.clone());
         drop(state);
         let event = message(py, pyo3::intern!(py, "websocket.disconnect"))?;
@@ -380,7 +424,7 @@ impl Inner {
     }
 
     /// What is raised for an event that comes too late, or has no place here.
-    fn misplaced(stage: &Stage, event: &Event<'_>) -> PyErr {
+    fn misplaced(stage: &mut Stage, event: &Event<'_>) -> PyErr {
         match stage {
             Stage::Offered { .. } => {
                 unexpected("'websocket.accept', 'websocket.close' or 'websocket.http.response.start'", event)
@@ -391,27 +435,33 @@ impl Inner {
                 "Unexpected ASGI message '{}', after sending 'websocket.close' or completing a response.",
                 event.name
             )),
-            Stage::Over(Over { ours: false, .. }) => client_left(),
+            Stage::Over(over) => {
+                over.known = true;
+                client_left()
+            }
         }
     }
 
     fn take_accept(&self, py: Python<'_>, event: &Event<'_>) -> PyResult<Flow> {
-        let subprotocol = event.text(pyo3::intern!(py, "subprotocol"))?;
+        let subprotocol = event.text(pyo3::intern!(py, "subprotocol"))?.filter(|name| !name.is_empty());
         let mut fields = Declared::default();
         if let Some(headers) = event.get(pyo3::intern!(py, "headers"))? {
             fields.add_byte_fields(&headers, &event.name)?;
         }
-        let named = fields.fields().any(|(name, _)| name.eq_ignore_ascii_case(b"sec-websocket-protocol"));
-        if named {
-            return Err(PyValueError::new_err(
-                "websocket.accept: give the subprotocol by the key 'subprotocol', not among the headers",
-            ));
+        for (name, _) in fields.fields() {
+            let sentence = match name {
+                b"sec-websocket-protocol" => "give the subprotocol by the key 'subprotocol', not among the headers",
+                b"sec-websocket-extensions" => "no extension is spoken here, so none can be accepted",
+                b"sec-websocket-accept" => "Sec-WebSocket-Accept is the server's to give",
+                _ => continue,
+            };
+            return Err(PyValueError::new_err(format!("websocket.accept: {sentence}")));
         }
         let mut state = lock(&self.state);
         if !matches!(state.stage, Stage::Offered { .. }) {
-            return Err(Self::misplaced(&state.stage, event));
+            return Err(Self::misplaced(&mut state.stage, event));
         }
-        let Some(offer) = state.offer.take() else { return Err(Self::misplaced(&state.stage, event)) };
+        let Some(offer) = state.offer.take() else { return Err(Self::misplaced(&mut state.stage, event)) };
         fields.add_field(b"sec-websocket-accept", offer.accept().as_bytes());
         if let Some(subprotocol) = &subprotocol {
             fields.add_field(b"sec-websocket-protocol", subprotocol.as_bytes());
@@ -433,7 +483,7 @@ impl Inner {
             }
             Err(SendError::Gone(_)) => {
                 self.shut(&mut state, code::ABNORMAL, "the client has left");
-                Err(client_left())
+                Err(told(&mut state))
             }
         }
     }
@@ -445,7 +495,10 @@ impl Inner {
             return Err(PyTypeError::new_err("websocket.send: exactly one of text and bytes must be given"));
         }
         let mut state = lock(&self.state);
-        let Stage::Open(session) = &mut state.stage else { return Err(Self::misplaced(&state.stage, event)) };
+        let session = match &mut state.stage {
+            Stage::Open(session) => session,
+            stage => return Err(Self::misplaced(stage, event)),
+        };
         let sent = match (&text, &bytes) {
             (Some(text), _) => match text.cast::<PyString>() {
                 Ok(text) => session.send_text(text.to_str()?),
@@ -461,8 +514,9 @@ impl Inner {
             Ok(flow) => Ok(flow),
             Err(_) => {
                 self.shut(&mut state, code::ABNORMAL, "the client has left");
+                let error = told(&mut state);
                 self.release(py, state);
-                Err(client_left())
+                Err(error)
             }
         }
     }
@@ -495,7 +549,7 @@ impl Inner {
                 self.release(py, state);
                 Ok(Flow::Go)
             }
-            Stage::Denying { .. } | Stage::Over(_) => Err(Self::misplaced(&state.stage, event)),
+            stage => Err(Self::misplaced(stage, event)),
         }
     }
 
@@ -509,7 +563,7 @@ impl Inner {
             });
             self.give_back(state, exchange, Some(BodyFraming::Length(0)));
         }
-        state.stage = Stage::Over(Over { code: code::ABNORMAL, reason: String::new(), ours: true });
+        state.stage = Stage::over(code::ABNORMAL, String::new(), true);
     }
 
     fn take_denial(&self, py: Python<'_>, event: &Event<'_>) -> PyResult<Flow> {
@@ -518,7 +572,7 @@ impl Inner {
         declared.declare_bytes(event.status(py)?, headers.as_ref(), &event.name)?;
         let mut state = lock(&self.state);
         if !matches!(state.stage, Stage::Offered { .. }) {
-            return Err(Self::misplaced(&state.stage, event));
+            return Err(Self::misplaced(&mut state.stage, event));
         }
         state.declared = declared;
         state.stage = Stage::Denying { begun: None };
@@ -530,8 +584,10 @@ impl Inner {
         let more = event.flag(pyo3::intern!(py, "more_body"))?;
         let data = body.as_ref().map_or(&b""[..], |body| body.as_bytes());
         let mut state = lock(&self.state);
-        let Stage::Denying { begun } = &state.stage else { return Err(Self::misplaced(&state.stage, event)) };
-        let begun = *begun;
+        let begun = match &mut state.stage {
+            Stage::Denying { begun } => *begun,
+            stage => return Err(Self::misplaced(stage, event)),
+        };
         let State { exchange, declared, .. } = &mut *state;
         let Some(exchange) = exchange.as_mut() else { return Err(client_left()) };
         let framing = match begun {
@@ -552,13 +608,13 @@ impl Inner {
                 if let Some(exchange) = state.exchange.take() {
                     self.give_back(&mut state, exchange, Some(framing));
                 }
-                state.stage = Stage::Over(Over { code: code::ABNORMAL, reason: String::new(), ours: true });
+                state.stage = Stage::over(code::ABNORMAL, String::new(), true);
                 self.release(py, state);
                 Ok(Flow::Go)
             }
             Err(_) => {
                 self.shut(&mut state, code::ABNORMAL, "the client has left");
-                Err(client_left())
+                Err(told(&mut state))
             }
         }
     }
@@ -569,8 +625,7 @@ impl Inner {
         let mut state = lock(&self.state);
         let excused = error.as_ref().is_some_and(|error| {
             is_cancelled(py, error) && state.cancelled
-                || error.is_instance_of::<pyo3::exceptions::PyOSError>(py)
-                    && matches!(state.stage, Stage::Over(Over { ours: false, .. }))
+                || matches!(state.stage, Stage::Over(Over { ours: false, .. })) && is_excuse(py, error)
         });
         let name = state.name.clone();
         let returned = error.is_none();
@@ -604,13 +659,13 @@ impl Inner {
             Stage::Over(_) => {}
         }
         if !matches!(state.stage, Stage::Over(_)) {
-            state.stage = Stage::Over(Over { code: code::ABNORMAL, reason: String::new(), ours: true });
+            state.stage = Stage::over(code::ABNORMAL, String::new(), true);
         }
         self.release(py, state);
-        if let Some(error) = &error
-            && !excused
-        {
-            fault::raised(py, &shared.log, &shared.faults, "Error handling WebSocket", &name, error);
+        match &error {
+            Some(_) if excused => shared.faults.report_abandoned(&name, "it has left, or its worker"),
+            Some(error) => fault::raised(py, &shared.log, &shared.faults, "Error handling WebSocket", &name, error),
+            None => {}
         }
         if let Some(status) = error.as_ref().and_then(|error| exit_status(py, error)) {
             shared.note_exit(status);
