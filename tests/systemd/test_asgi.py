@@ -1,0 +1,47 @@
+"""ASGI on Debian 13: its Python starts tasks eagerly."""
+
+import json
+
+import pytest
+from harness.server import APPS
+from harness.systems import on_debian13
+
+EAGER = """
+import asyncio, sys
+from asgi_app import app as inner
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    await inner(scope, receive, send)
+"""
+
+
+@on_debian13
+@pytest.mark.parametrize("module", ["asgi_app", "eager"])
+def test_requests_and_websockets_are_served_by_eager_tasks(instance, module):
+    files = {"asgi_app.py": (APPS / "asgi_app.py").read_text(), "eager.py": EAGER}
+    one = instance(module.replace("_", "-"), files, app=f"{module}:app", worker_class="asgi", workers=1).open()
+    assert one.get("/").body == b"Hello, world!"
+    with one.connect() as client:
+        for value in ("one", "two"):
+            found = client.get(f"/task?{value}").json()
+            assert (found["before"], found["after"], found["same"], found["listed"]) == ("unset", value, True, True)
+        assert client.get("/cancel_self").body == b"survived"
+        assert client.post("/receive_task", b"body").body == b"0 body"
+        assert client.get("/stream").body == b"01234"
+        data = bytes(range(256)) * 1000
+        assert client.post("/echo", data).body == data
+        assert client.get("/sleep?0.01").body == b"slept"
+        assert client.get("/state").json()["shared"][0] == "from the lifespan"
+    with one.connect() as client:
+        client.request(target="/ws/echo", headers=[
+            ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")])
+        assert client.response().status == 101
+        client.send(b"\x81\x82\0\0\0\0hi\x88\x82\0\0\0\0\x03\xe8")
+        assert client.ended() in (b"\x81\x02hi\x88\x02\x03\xe8", b"\x88\x02\x03\xe8")
+    one.box.systemctl("reload", one.service)
+    assert one.get("/").status == 200
+    assert json.loads(one.get("/scope").body)["client"] is None
+    one.found("CPython 3.13")
