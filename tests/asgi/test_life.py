@@ -146,18 +146,37 @@ def test_a_request_behind_a_blocked_loop_goes_to_another_worker(asgi):
 
 def test_a_thousand_requests_that_wait_a_second_are_answered_together(asgi):
     raise_fd_limit(4096)
-    server = asgi("--worker-connections", 2000)
-    connections = [server.connect(timeout=30) for _ in range(1000)]
+    server = asgi("--worker-connections", 1000, app="together:app", files={"together.py": """
+import asyncio, time
+inside = most = 0
+
+async def app(scope, receive, send):
+    global inside, most
+    if scope["type"] == "lifespan":
+        raise ValueError("only http")
+    inside += 1
+    most = max(most, inside)
+    await asyncio.sleep(1)
+    inside -= 1
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"%d" % most})
+"""})
+    address = server.address
+    connections = [server.connect(address, timeout=30) for _ in range(1000)]
+    begun = time.monotonic()
     for connection in connections:
-        connection.request(target="/sleep?1")
-    first = last = None
+        connection.request()
+    sent = time.monotonic() - begun
+    answers, times = [], []
+    # The first answer is read first; a later one may have come before it.
     for connection in connections:
-        assert connection.response().body == b"slept"
-        last = time.monotonic()
-        first = first or last
+        answers.append(int(connection.response().body))
+        times.append(time.monotonic())
         connection.close()
-    # 2 s on a quiet machine; one after the other would be a thousand.
-    assert last - first < 10
+    print(f"{times[0] - begun:.3f} s to the first answer, {times[-1] - times[0]:.3f} s to the last, {max(answers)} at once")
+    # 0.1 s on a machine with other work to do; one by one it would be a thousand.
+    assert times[-1] - times[0] < 2
+    assert max(answers) == 1000 or sent > 0.9
 
 
 def test_a_reload_lets_streams_finish_and_loses_nothing(asgi):
