@@ -30,6 +30,7 @@ mod snapshot;
 mod spawn;
 mod status;
 mod takeover;
+mod token;
 mod upgrade;
 mod vigil;
 #[cfg(test)]
@@ -49,7 +50,7 @@ use decide::{Purpose, State};
 use event::{Event, Order};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use perform::{Passed, Performer, Source, Token};
+use perform::{Passed, Performer, Source};
 use pidfile::PidFile;
 use rgunicorn_log::{Log, LogSettings, Process, event as id};
 use rgunicorn_protocol::{BootFaultKind, CHANNEL_FD};
@@ -59,6 +60,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use takeover::Estate;
+use token::Token;
 
 /// For how long what the application left behind is killed at the end.
 const ORPHAN_TIME: Duration = Duration::from_secs(2);

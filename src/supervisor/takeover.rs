@@ -15,11 +15,12 @@
 
 use super::event::Event;
 use super::output::{self, Output};
-use super::perform::{Passed, Peer, Performer, Prepared, Source, Token, watch};
+use super::perform::{Passed, Peer, Performer, Prepared, Source, watch};
 use super::reap::PidFd;
 use super::report::History;
 use super::snapshot::{self, Contents, Snapshot};
 use super::spawn;
+use super::token::Token;
 use super::{State, pidfile::PidFile};
 use crate::control::Control;
 use crate::fds;
