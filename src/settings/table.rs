@@ -286,7 +286,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .flags(&["--forwarded-allow-ips"])
         .env(&["FORWARDED_ALLOW_IPS"])
         .doc("IP addresses, networks such as 10.0.0.0/8, or * for everybody, separated by commas. Peers on unix sockets are \
-              always believed. Use * only where nobody but the proxy can connect."),
+              always believed. Use * only where nobody but the proxy can connect. ASGI: client of the scope is the last \
+              address in their X-Forwarded-For that is none of these."),
     Setting::new("secure_scheme_headers", Section::Proxies, Kind::Headers, Is("X-FORWARDED-PROTOCOL=ssl,X-FORWARDED-PROTO=https,X-FORWARDED-SSL=on"), "Headers that say that the client used https")
         .doc("A table of names and values; from a believed peer such a header makes wsgi.url_scheme https. Headers that \
               contradict each other are answered with 400. A table that is given replaces the default."),

@@ -42,6 +42,19 @@ def test_a_unix_socket_has_a_path_and_no_port_and_no_client(asgi, tmp_path):
     server = asgi(bind=[f"unix:{tmp_path}/s"])
     scope = server.get("/scope").json()
     assert scope["server"] == [f"{tmp_path}/s", None] and scope["client"] is None
+    assert server.get("/scope", [("X-Forwarded-For", "2001:db8::1")]).json()["client"] == ["2001:db8::1", 0]
+
+
+@pytest.mark.parametrize("arguments, forwarded, client", [
+    ([], ["203.0.113.9"], ["203.0.113.9", 0]), ([], ["1.1.1.1, 203.0.113.9:99"], ["203.0.113.9", 99]),
+    (["--forwarded-allow-ips", "127.0.0.1,10.0.0.0/8"], ["1.1.1.1, 203.0.113.9", "10.1.1.1"], ["203.0.113.9", 0]),
+    (["--forwarded-allow-ips", "10.0.0.0/8"], ["203.0.113.9"], None), ([], ["unknown"], None),
+])
+def test_the_client_is_whom_a_believed_proxy_names(asgi, arguments, forwarded, client):
+    server = asgi(*arguments)
+    with server.connect() as connection:
+        scope = connection.get("/scope", [("X-Forwarded-For", value) for value in forwarded]).json()
+        assert scope["client"] == (client or list(connection.socket.getsockname()))
 
 
 def test_root_path_is_in_front_of_the_path_whether_the_proxy_has_taken_it_away_or_not(asgi):
@@ -113,7 +126,8 @@ def test_head_has_the_headers_and_no_body(server):
 
 def test_requests_that_wait_do_not_wait_for_each_other(asgi):
     server = asgi("--worker-connections", 1000)
-    connections = [server.connect(timeout=20) for _ in range(200)]
+    address = server.address
+    connections = [server.connect(address, timeout=20) for _ in range(200)]
     for connection in connections:
         connection.request(target="/sleep?0.5")
     for connection in connections:
