@@ -3,7 +3,7 @@
 //! Knows nothing of sockets: the reactor asks with the peer's address and passes the answer to the engine.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// What the peer of one connection may tell us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,6 +70,30 @@ impl IpSet {
     pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
         peer.is_none_or(|address| self.contains(address))
     }
+
+    /// The client that X-Forwarded-For names, if these addresses are the proxies': each of them adds its peer at the end,
+    /// so it is the last address that is none of them; where all are, the first. `values` are the field's lines in their
+    /// order. None: there is none, or what had to be looked at is no address. A port is rarely given, and is 0 then.
+    pub fn last_stranger<'v>(&self, values: impl DoubleEndedIterator<Item = &'v [u8]>) -> Option<SocketAddr> {
+        let mut first = None;
+        for member in values.rev().flat_map(|value| value.rsplit(|byte| *byte == b',')) {
+            let address = parse_address(std::str::from_utf8(member).ok()?.trim())?;
+            if !self.contains(address.ip()) {
+                return Some(address);
+            }
+            first = Some(address);
+        }
+        first
+    }
+}
+
+/// `203.0.113.9`, `203.0.113.9:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    match bare.parse::<IpAddr>() {
+        Ok(address) => Some(SocketAddr::new(address, 0)),
+        Err(_) => text.parse().ok(),
+    }
 }
 
 fn parse_network(entry: &str) -> Result<(u128, u8), &'static str> {
@@ -135,6 +159,30 @@ mod tests {
         assert!(set("").trusts(None));
         assert!(set("0.0.0.0/0").contains(ip("203.0.113.9")));
         assert!(!set("0.0.0.0/0").contains(ip("2001:db8::1")));
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_no_proxys() {
+        let client = |proxies: &str, values: &[&str]| {
+            let values = values.iter().map(|value| value.as_bytes());
+            set(proxies).last_stranger(values).map(|address| address.to_string())
+        };
+        let of = |values: &[&str]| client("10.0.0.0/8", values);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["203.0.113.9"]).as_deref(), Some("203.0.113.9:0"));
+        assert_eq!(
+            of(&["198.51.100.1, 203.0.113.9 , 10.1.1.1"]).as_deref(),
+            Some("203.0.113.9:0"),
+            "the first may lie"
+        );
+        assert_eq!(of(&["198.51.100.1", "203.0.113.9,10.1.1.1", "10.2.2.2"]).as_deref(), Some("203.0.113.9:0"));
+        assert_eq!(of(&["10.3.3.3, 10.1.1.1"]).as_deref(), Some("10.3.3.3:0"), "all of them are ours");
+        assert_eq!(of(&["203.0.113.9:4711"]).as_deref(), Some("203.0.113.9:4711"));
+        assert_eq!(of(&["[2001:db8::1]"]).as_deref(), Some("[2001:db8::1]:0"));
+        assert_eq!(of(&["2001:db8::1"]).as_deref(), Some("[2001:db8::1]:0"));
+        assert_eq!(of(&["[2001:db8::1]:80"]).as_deref(), Some("[2001:db8::1]:80"));
+        assert_eq!(of(&["198.51.100.1, unknown, 10.1.1.1"]), None, "nothing before what is no address is believed");
+        assert_eq!(client("*", &["198.51.100.1, 203.0.113.9"]).as_deref(), Some("198.51.100.1:0"));
     }
 
     #[test]
