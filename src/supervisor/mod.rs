@@ -265,7 +265,7 @@ fn turn(
                 Some(Token::Channel(serial)) => performer.handle_channel(serial),
                 Some(Token::Process(_)) => performer.handle_deaths(),
                 Some(Token::Control(client)) => performer.handle_control(client, &state),
-                Some(Token::Output) => performer.handle_output(),
+                Some(Token::Output(whose)) => performer.handle_output(whose),
                 None => {}
             }
         }

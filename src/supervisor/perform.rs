@@ -6,6 +6,7 @@
 
 mod children;
 mod generations;
+mod printing;
 
 use super::action::{Action, Notice, Outcome};
 use super::decide::{Life, State};
@@ -152,7 +153,9 @@ impl<'a> Performer<'a> {
             Source::Serve { first: None, .. } | Source::Check { .. } => None,
         };
         if let Some(output) = &output {
-            epoll.add(output, EpollEvent::new(EpollFlags::EPOLLIN, Token::Output.to_u64()))?;
+            for (whose, reader) in output.readers() {
+                epoll.add(reader, EpollEvent::new(EpollFlags::EPOLLIN, Token::Output(whose).to_u64()))?;
+            }
         }
         Ok(Performer {
             events: VecDeque::new(),

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 /// The form of this file.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What must be understood before anything else is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ impl Snapshot {
         let channels = self.peers.iter().map(|peer| peer.channel);
         let board = self.scoreboard.iter().map(|board| board.fd);
         let handoff = [self.handoff.0, self.handoff.1];
-        let output = self.output.iter().flat_map(|output| [output.reader, output.writer]);
+        let output = self.output.iter().flat_map(output::Carried::fds);
         listeners.chain(channels).chain(board).chain(handoff).chain(output).chain(self.control.fds()).collect()
     }
 

@@ -239,7 +239,9 @@ impl Performer<'_> {
             None => Output::open(instance)?,
         };
         if let Some(output) = &self.output {
-            watch(&self.epoll, output, EpollFlags::EPOLLIN, Token::Output);
+            for (whose, reader) in output.readers() {
+                watch(&self.epoll, reader, EpollFlags::EPOLLIN, Token::Output(whose));
+            }
         }
         self.history = History::of(estate.past);
         // The fd store has them already; the books of what it has are ours.

@@ -23,6 +23,13 @@ def app(environ, start_response):
         print("two", "lines", sep="\\n", file=sys.stderr, flush=True)
         os.write(2, b"<4>a line with a priority\\n")
         subprocess.run(["sh", "-c", "echo a line of a child"], check=True)
+    if path == "/spawns":
+        for number in range(50):
+            subprocess.run(["/bin/echo", f"brief {number}"], check=True)
+    if path == "/leaves":
+        # Two forks away, so that it is nobody's child by the time it prints; it prints on when the worker is gone.
+        subprocess.run(["sh", "-c", "(while kill -0 $PPID; do :; done; echo left behind) 2>/dev/null &"], check=True)
+        os._exit(0)
     if path == "/torn":
         os.write(1, b"the first half ")
     if path == "/mended":
@@ -89,6 +96,27 @@ def test_what_the_application_prints_is_a_record_per_line_with_its_workers_field
         assert (record["PRIORITY"], a("GENERATION", record), a("INSTANCE", record)) == (priority, "1", "prints")
         assert a("SLOT", record) in ("1", "2") and record["MESSAGE_ID"]
     assert printed["a line of a child"]["SYSLOG_PID"] != pid == printed["two"]["SYSLOG_PID"]
+
+
+def test_what_a_child_prints_that_ends_at_once_belongs_to_its_worker(instance):
+    one = instance("brief", {"plain.py": APP}).open()
+    pid = one.get("/spawns").text
+    one.found("brief 49")
+    brief = [record for record in one.records() if str(record["MESSAGE"]).startswith("brief ")]
+    assert len(brief) == 50 and {a("WORKER_PID", record) for record in brief} == {pid}
+    assert len({record["SYSLOG_PID"] for record in brief}) == 50
+
+
+def test_what_is_left_behind_by_a_worker_still_prints_in_its_name(instance):
+    one = instance("behind", {"plain.py": APP}).open()
+    one.may_fail = True
+    pid = one.get("/").text
+    with one.connect() as client:
+        client.request(target="/leaves")
+        client.ended()
+    record = one.found("left behind")
+    assert a("GENERATION", record) == "1" and a("SLOT", record) in ("1", "2") and a("WORKER_PID", record)
+    assert one.get("/").status == 200 and pid
 
 
 @pytest.mark.parametrize("preload", [False, True])

@@ -18,7 +18,9 @@ pub enum ToWorker {
     /// of `WorkerSettings::listeners`, then the two ends of the handoff (receive, send) if `handoff` is set, then the
     /// scoreboard if `scoreboard` is set.
     Configure(Box<WorkerSettings>),
-    /// To a mold: fork a worker. Fd beside it: the worker's end of its channel.
+    /// To a mold: fork a worker. Fds beside it: what becomes its standard output and error where
+    /// `LogSettings::stdout_is_relayed` and `stderr_is_relayed` say so (without it: the mold's), then the worker's end of
+    /// its channel.
     Fork {
         /// The slot that the worker fills, from 1.
         slot: u32,

@@ -129,6 +129,9 @@ fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
                 match fork_worker(py) {
                     Role::Worker => {
                         drop(channel);
+                        if let Some(printed) = fds.pop() {
+                            output::replace(&mold.settings, printed);
+                        }
                         return worker::run(py, mold, Channel::adopt(fd), Place { slot, worker, sheet, check });
                     }
                     Role::Mold(Ok(())) => {}

@@ -1,14 +1,26 @@
-//! `capture_output`: what the application prints goes to the file of `errorlog`.
+//! Where descriptors 1 and 2 lead: to the arbiter, who makes records of what is printed, or by `capture_output` to the
+//! file of `errorlog`.
 //!
-//! Owns where descriptors 1 and 2 lead. They are moved in each worker, after its own logs were opened (an access log on
+//! A worker gets a socket of its own in the place of its mold's right after the fork, so that what its children print is
+//! known to be its own. They are moved to the file in each worker, after its own logs were opened (an access log on
 //! stdout stays there), again when log files are reopened, and in the mold while it imports a preloaded application.
-//! Invariant: where `errorlog` is no file nothing is moved.
+//! Invariant: where `errorlog` is no file nothing is captured, and what is not the arbiter's is not replaced.
 
 use pyo3::prelude::*;
 use rgunicorn_protocol::WorkerSettings;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Lets those of descriptors 1 and 2 that lead to the arbiter lead to `printed`.
+pub(crate) fn replace(settings: &WorkerSettings, printed: OwnedFd) {
+    for (target, relayed) in [(1, settings.log.stdout_is_relayed), (2, settings.log.stderr_is_relayed)] {
+        if relayed {
+            // Where that fails they lead where the mold's do, and the arbiter looks for the worker by its pid.
+            let _ = place(printed.as_raw_fd(), target);
+        }
+    }
+}
 
 /// Lets descriptors 1 and 2 lead to the file of `errorlog`.
 ///

@@ -1,18 +1,18 @@
 //! Molds and workers from the side of the one who performs: made, written to, heard, reaped, forgotten.
 //!
-//! Owns the books of their channels, pidfds and sheets ([`Peer`]), and reads what they say and print. Decides nothing: what
+//! Owns the books of their channels, pidfds and sheets ([`Peer`]), and reads what they say. Decides nothing: what
 //! it finds becomes events. Invariant: what a process said before its end is delivered before its end.
 
 use super::super::event::{Event, Exit, Findings, Serial};
 use super::super::evidence;
-use super::super::output::{self, Output};
+use super::super::output::Output;
 use super::super::reap::{self, Pause, PidFd};
 use super::super::record::Record;
 use super::super::spawn;
 use super::super::token::Token;
 use super::{Peer, Performer, is_gone, watch};
 use nix::sys::epoll::EpollFlags;
-use rgunicorn_log::{Printer, Process, event};
+use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::Owner;
 use rgunicorn_protocol::{Channel, FromWorker, Received, Sheet, ToWorker};
 use slog::{debug, error, warn};
@@ -24,56 +24,10 @@ use std::rc::Rc;
 /// Messages taken from one channel per turn of the loop, so that one that floods starves nobody.
 const TURN: usize = 64;
 
-/// How far up the tree of processes is looked for the worker that a process belongs to.
-const GENERATIONS_OF_CHILDREN: usize = 8;
-
 impl Performer<'_> {
     /// Reads up to a turn's worth of messages.
     pub(in crate::supervisor) fn handle_channel(&mut self, serial: Serial) {
         self.read(serial, TURN);
-    }
-
-    /// Records what has been printed, a turn's worth of it.
-    pub(in crate::supervisor) fn handle_output(&mut self) {
-        self.with_output(|output, who| {
-            output.read(who);
-            if output.is_crowded() {
-                output.end_all(who);
-            }
-        });
-    }
-
-    /// At the end: records everything that was printed.
-    pub(in crate::supervisor) fn finish_output(&mut self) {
-        if let Some(mut output) = self.output.take() {
-            output.finish(&|pid| self.printer(pid), &self.log);
-        }
-    }
-
-    fn with_output(&mut self, act: impl FnOnce(&mut Output, &dyn Fn(i32) -> Printer)) {
-        if let Some(mut output) = self.output.take() {
-            act(&mut output, &|pid| self.printer(pid));
-            self.output = Some(output);
-        }
-    }
-
-    /// Which mold or worker a process is or descends from.
-    fn printer(&self, pid: i32) -> Printer {
-        let mut ancestor = pid;
-        for _ in 0..GENERATIONS_OF_CHILDREN {
-            if let Some(peer) = self.serial_of(ancestor).and_then(|serial| self.peers.get(&serial)) {
-                let generation = peer.generation;
-                return match peer.slot {
-                    Some(slot) => Printer { pid, process: Process::Worker { generation, slot }, worker: ancestor },
-                    None => Printer { pid, process: Process::Mold { generation }, worker: 0 },
-                };
-            }
-            match output::parent(ancestor) {
-                Some(parent) => ancestor = parent,
-                None => break,
-            }
-        }
-        Printer { pid, process: Process::Arbiter, worker: 0 }
     }
 
     /// Reaps every child that has ended. Of molds and workers the last words are delivered first.
@@ -83,10 +37,7 @@ impl Performer<'_> {
             if let Some(serial) = known {
                 self.read(serial, usize::MAX);
             }
-            self.with_output(|output, who| {
-                output.read(who);
-                output.end(pid, who);
-            });
+            self.end_output(pid, known);
             let Some(exit) = reap::reap(pid) else { return };
             match known {
                 Some(serial) => {
@@ -166,7 +117,7 @@ impl Performer<'_> {
         self.serial_of(pid)
     }
 
-    fn serial_of(&self, pid: i32) -> Option<Serial> {
+    pub(super) fn serial_of(&self, pid: i32) -> Option<Serial> {
         self.peers.iter().find(|(_, peer)| peer.pid == Some(pid)).map(|(serial, _)| *serial)
     }
 
@@ -213,6 +164,9 @@ impl Performer<'_> {
             return;
         }
         peer.pid = Some(pid);
+        if let Some(output) = &mut self.output {
+            output.name(serial, pid);
+        }
         match PidFd::open(pid) {
             Ok(process) => {
                 watch(&self.epoll, &process, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Token::Process(serial));
@@ -302,7 +256,9 @@ impl Performer<'_> {
                 stack: None,
             },
         );
-        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at, check }, &[theirs.as_fd()])
+        let printed = self.lend_output(worker, generation, slot);
+        let fds: Vec<BorrowedFd<'_>> = printed.iter().map(AsFd::as_fd).chain([theirs.as_fd()]).collect();
+        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at, check }, &fds)
     }
 
     fn issue_sheet(&mut self, owner: Owner) -> Option<Sheet> {
