@@ -15,6 +15,7 @@ pub(crate) use carried::Carried;
 use crate::settings::{Bind, Settings};
 use crate::systemd::activation::{Activated, verify};
 use crate::systemd::fdstore::{StoredListener, name_of_listener};
+use crate::trouble::Trouble;
 use rgunicorn_protocol::ListenerAddress;
 use std::cell::Cell;
 use std::fmt;
@@ -165,7 +166,7 @@ impl Listeners {
     /// # Errors
     /// A sentence that names the address, why it cannot be listened on and what to do. Nothing has changed then: what
     /// was opened on the way is closed again.
-    pub(crate) fn open(&mut self, settings: &Settings) -> Result<Opened, String> {
+    pub(crate) fn open(&mut self, settings: &Settings) -> Result<Opened, Trouble> {
         self.open.retain(|listener| listener.strong_count() > 0);
         let mut opened = Opened { listeners: self.activated.clone(), new: Vec::new(), remarks: Vec::new() };
         // A default gives way to what systemd passes; what somebody has set is wanted in addition.
@@ -177,7 +178,8 @@ impl Listeners {
             return Err(format!(
                 "bind: {} listeners are more than the {MOST} that are possible",
                 opened.listeners.len()
-            ));
+            )
+            .into());
         }
         self.open.extend(opened.new.iter().map(Rc::downgrade));
         opened.remarks.retain(|remark| !self.remarked.contains(remark));
@@ -185,7 +187,7 @@ impl Listeners {
         Ok(opened)
     }
 
-    fn open_one(&mut self, wanted: &Bind, settings: &Settings, opened: &mut Opened) -> Result<(), String> {
+    fn open_one(&mut self, wanted: &Bind, settings: &Settings, opened: &mut Opened) -> Result<(), Trouble> {
         if let Some(found) = self.find_open(wanted, opened) {
             if !opened.listeners.iter().any(|listener| Rc::ptr_eq(listener, &found)) {
                 opened.listeners.push(found);
@@ -202,7 +204,8 @@ impl Listeners {
                 let passed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                 return Err(format!(
                     "bind = \"{wanted}\": systemd passed no socket with FileDescriptorName={name} (it passed: {passed})"
-                ));
+                )
+                .into());
             }
             Bind::Fd(number) => {
                 inherit(*number).map_err(|wrong| format!("bind = \"{wanted}\": fd {number} {wrong}"))?
@@ -210,9 +213,8 @@ impl Listeners {
             Bind::Tcp { .. } | Bind::Unix(_) | Bind::UnixAbstract(_) => {
                 let (fd, address, file) = match self.restore(wanted, settings) {
                     Some(restored) => restored,
-                    None => {
-                        bind::bind(wanted, settings).map_err(|wrong| format!("cannot listen on {wanted}: {wrong}"))?
-                    }
+                    None => bind::bind(wanted, settings)
+                        .map_err(|wrong| wrong.said(|why| format!("cannot listen on {wanted}: {why}")))?,
                 };
                 Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), file } }
             }
@@ -355,7 +357,7 @@ mod tests {
 
         let opened = listeners.open(&settings(&[Bind::FdName("web".into())])).unwrap();
         assert_eq!(opened.listeners.len(), 1);
-        let wrong = listeners.open(&settings(&[Bind::FdName("admin".into())])).unwrap_err();
+        let wrong = listeners.open(&settings(&[Bind::FdName("admin".into())])).unwrap_err().to_string();
         assert!(wrong.contains("admin") && wrong.contains("web"), "{wrong}");
     }
 
@@ -399,7 +401,7 @@ mod tests {
         let ours = listeners.open(&settings(&[Bind::Unix(path.clone())])).unwrap();
         UnixStream::connect(&path).unwrap();
 
-        let wrong = Listeners::default().open(&settings(&[Bind::Unix(path.clone())])).unwrap_err();
+        let wrong = Listeners::default().open(&settings(&[Bind::Unix(path.clone())])).unwrap_err().to_string();
         assert!(wrong.contains(&format!("pid {}", std::process::id())), "{wrong}");
         UnixStream::connect(&path).unwrap();
         drop(ours);
@@ -410,7 +412,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("precious");
         std::fs::write(&path, "data").unwrap();
-        let wrong = Listeners::default().open(&settings(&[Bind::Unix(path.clone())])).unwrap_err();
+        let wrong = Listeners::default().open(&settings(&[Bind::Unix(path.clone())])).unwrap_err().to_string();
         assert!(wrong.contains("not a socket"), "{wrong}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
     }
@@ -419,7 +421,7 @@ mod tests {
     fn an_address_in_use_names_who_holds_it() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let bind = Bind::Tcp { host: "127.0.0.1".into(), port: holder.local_addr().unwrap().port() };
-        let wrong = Listeners::default().open(&settings(&[bind])).unwrap_err();
+        let wrong = Listeners::default().open(&settings(&[bind])).unwrap_err().to_string();
         assert!(wrong.contains("in use") && wrong.contains(&format!("pid {}", std::process::id())), "{wrong}");
     }
 

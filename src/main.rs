@@ -10,6 +10,7 @@ mod listeners;
 mod settings;
 mod supervisor;
 mod systemd;
+mod trouble;
 
 use exit::Exit;
 use rgunicorn_log::{Log, LogSettings, Process, event};
@@ -19,6 +20,8 @@ use slog::error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use systemd::notify::Notifier;
+use trouble::Trouble;
 
 /// Where `--instance NAME` finds its settings.
 const CONFIGURATION: &str = "/etc/rgunicorn";
@@ -29,12 +32,12 @@ struct Failure {
     /// Whether a service fails to start by it; else it answers somebody.
     service: bool,
     /// A line for each thing that is wrong.
-    message: String,
+    message: Trouble,
 }
 
 impl From<settings::SettingsError> for Failure {
     fn from(error: settings::SettingsError) -> Self {
-        Self { exit: error.exit(), service: true, message: error.to_string() }
+        Self { exit: error.exit(), service: true, message: error.to_string().into() }
     }
 }
 
@@ -49,6 +52,10 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             tell(&failure);
+            if failure.service {
+                // Whoever is no service's main process is not believed.
+                Notifier::from_environment().fails(failure.exit.code(), &failure.message);
+            }
             failure.exit.into()
         }
     }
@@ -60,7 +67,7 @@ fn tell(failure: &Failure) {
     let record = failure.service && (failure.exit != Exit::Usage || libsystemd::logging::connected_to_journal());
     let settings = LogSettings { errorlog: "-".to_owned(), ..LogSettings::default() };
     let log = if record { Log::open(&settings, Process::Arbiter).ok() } else { None };
-    for line in failure.message.lines() {
+    for line in failure.message.to_string().lines() {
         match &log {
             Some(log) => error!(log.logger(), "{}", line; event::START_FAILED),
             // Nothing can be done for a stderr that is gone.
@@ -76,15 +83,15 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
         Question::Explain(word) => return Ok(answer(&explain::explain(&word)?)),
         Question::Exec { instance, command } => {
             let refusal = exec::exec(invocation, &instance, &command);
-            return Err(Failure { exit: refusal.exit, service: false, message: refusal.message });
+            return Err(Failure { exit: refusal.exit, service: false, message: refusal.message.into() });
         }
         Question::UpgradeCheck => {
-            let refuse = |message| Failure { exit: Exit::Usage, service: false, message };
+            let refuse = |message: String| Failure { exit: Exit::Usage, service: false, message: message.into() };
             return supervisor::answer_upgrade_check().map(|text| answer(&text)).map_err(refuse);
         }
         Question::Serve => {}
     }
-    let fail = |message| Failure { exit: Exit::Failure, service: true, message };
+    let fail = |message: Trouble| Failure { exit: Exit::Failure, service: true, message };
     if let Some(number) = supervisor::passed() {
         return supervisor::resume(invocation, number).map_err(fail);
     }
@@ -93,7 +100,7 @@ fn run(invocation: &Invocation) -> Result<Exit, Failure> {
         answer(&explain::listing(&settings));
     }
     if settings.app.is_empty() {
-        return Err(Failure { exit: Exit::Usage, service: true, message: NO_APP.to_owned() });
+        return Err(Failure { exit: Exit::Usage, service: true, message: NO_APP.into() });
     }
     if settings.check_config || settings.print_config {
         return supervisor::check(&settings).map_err(fail);

@@ -6,6 +6,7 @@
 use super::{SocketFile, holder};
 use crate::settings::{Bind, Settings};
 use crate::systemd::activation::address_of;
+use crate::trouble::Trouble;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
 use nix::sys::stat::{Mode, umask};
@@ -21,16 +22,16 @@ pub(super) type Bound = (OwnedFd, ListenerAddress, Option<SocketFile>);
 ///
 /// # Errors
 /// A clause: why not, and what to do.
-pub(super) fn bind(wanted: &Bind, settings: &Settings) -> Result<Bound, String> {
+pub(super) fn bind(wanted: &Bind, settings: &Settings) -> Result<Bound, Trouble> {
     match wanted {
         Bind::Tcp { host, port } => bind_tcp(host, *port, settings),
         Bind::Unix(path) => bind_unix(path, settings),
         Bind::UnixAbstract(name) => {
-            let address = UnixAddr::new_abstract(name.as_bytes()).map_err(|errno| errno.to_string())?;
+            let address = UnixAddr::new_abstract(name.as_bytes())?;
             let fd = stream_socket(AddressFamily::Unix)?;
             socket::bind(fd.as_raw_fd(), &address).map_err(|errno| match errno {
-                Errno::EADDRINUSE => format!("the name is in use{}", holder::of_unix(&address)),
-                other => other.to_string(),
+                Errno::EADDRINUSE => Trouble::by(errno, format!("the name is in use{}", holder::of_unix(&address))),
+                other => other.into(),
             })?;
             listen(&fd, settings)?;
             let address = address_of(&fd)?;
@@ -57,12 +58,12 @@ pub(super) fn renew_backlog(fd: &OwnedFd, settings: &Settings) {
     let _ = socket::listen(fd, backlog(settings));
 }
 
-fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, String> {
+fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, Trouble> {
     let wanted = resolve(host, port)?;
     let family = if wanted.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = stream_socket(family)?;
     // A restart must not wait for TIME_WAIT. On Linux this does not let two listeners share a port.
-    socket::setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(|errno| errno.to_string())?;
+    socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     if wanted.ip() == IpAddr::from([0_u16; 8]) {
         // As with Gunicorn, [::] takes IPv4 as well (whatever net.ipv6.bindv6only says), unless 0.0.0.0 is wanted too:
         // then each takes its own, where Gunicorn would find the address in use.
@@ -70,9 +71,9 @@ fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, String>
             Bind::Tcp { host, port: other } => *other == port && (host.is_empty() || host == "0.0.0.0"),
             Bind::Unix(_) | Bind::UnixAbstract(_) | Bind::Fd(_) | Bind::FdName(_) => false,
         });
-        socket::setsockopt(&fd, sockopt::Ipv6V6Only, &beside_ipv4).map_err(|errno| errno.to_string())?;
+        socket::setsockopt(&fd, sockopt::Ipv6V6Only, &beside_ipv4)?;
     }
-    let explain = |errno| match errno {
+    let words = |errno| match errno {
         Errno::EADDRINUSE => format!("the address is in use{}", holder::of_port(wanted.port())),
         Errno::EACCES => format!(
             "the port {} needs a privilege (CAP_NET_BIND_SERVICE); let a systemd socket unit own it, or choose one from \
@@ -82,6 +83,7 @@ fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, String>
         Errno::EADDRNOTAVAIL => format!("no network interface of this machine has the address {}", wanted.ip()),
         other => other.to_string(),
     };
+    let explain = |errno| Trouble::by(errno, words(errno));
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(wanted)).map_err(explain)?;
     // listen(2) finds a port in use that bind(2) with SO_REUSEADDR did not.
     socket::listen(&fd, backlog(settings)).map_err(explain)?;
@@ -90,20 +92,20 @@ fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, String>
 }
 
 /// The address that a host means; for a name that has several, IPv4 is taken first, as Gunicorn does.
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, Trouble> {
     if host.is_empty() {
         return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
     }
     let mut found: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
-        .map_err(|error| format!("the name \"{host}\" cannot be resolved: {error}"))?
+        .map_err(|error| Trouble::by_io(&error, format!("the name \"{host}\" cannot be resolved: {error}")))?
         .collect();
     found.sort_by_key(SocketAddr::is_ipv6);
-    found.first().copied().ok_or_else(|| format!("the name \"{host}\" has no address"))
+    found.first().copied().ok_or_else(|| format!("the name \"{host}\" has no address").into())
 }
 
-fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, String> {
-    let address = UnixAddr::new(path).map_err(|errno| errno.to_string())?;
+fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, Trouble> {
+    let address = UnixAddr::new(path)?;
     clear_the_way(path, &address)?;
     let fd = stream_socket(AddressFamily::Unix)?;
     // umask(2) is the only way to give the file its mode from its first moment on; nothing else runs meanwhile.
@@ -112,20 +114,22 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, String> {
     umask(before);
     bound.map_err(|errno| {
         let folder = path.parent().unwrap_or(Path::new("/")).display();
-        match errno {
+        let words = match errno {
             Errno::ENOENT => format!("the folder {folder} does not exist"),
             Errno::EACCES => format!("the folder {folder} is not writable for this user"),
             Errno::EROFS => format!("the folder {folder} is read-only here (ProtectSystem= of the unit?)"),
             Errno::EADDRINUSE => "the file was made by somebody else at this moment".into(),
             other => other.to_string(),
-        }
+        };
+        Trouble::by(errno, words)
     })?;
-    let made = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let made = std::fs::symlink_metadata(path)?;
     let file =
         SocketFile { path: path.to_owned(), device: made.dev(), inode: made.ino(), stays: std::cell::Cell::new(false) };
     if settings.uid.is_some() || settings.gid.is_some() {
-        std::os::unix::fs::lchown(path, settings.uid, settings.gid)
-            .map_err(|error| format!("the socket file cannot be given to the workers' user: {error}"))?;
+        std::os::unix::fs::lchown(path, settings.uid, settings.gid).map_err(|error| {
+            Trouble::by_io(&error, format!("the socket file cannot be given to the workers' user: {error}"))
+        })?;
     }
     listen(&fd, settings)?;
     let address = address_of(&fd)?;
@@ -133,11 +137,11 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, String> {
 }
 
 /// Removes a socket file that nobody listens on.
-fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), String> {
+fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Trouble> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.into()),
     };
     if !found.file_type().is_socket() {
         return Err("there is a file of this name that is not a socket".into());
@@ -145,35 +149,42 @@ fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), String> {
     let probe = stream_socket(AddressFamily::Unix)?;
     match socket::connect(probe.as_raw_fd(), address) {
         // EAGAIN: somebody listens whose backlog is full.
-        Ok(()) | Err(Errno::EAGAIN) => return Err(format!("the socket is in use{}", holder::of_peer(&probe))),
+        Ok(()) | Err(Errno::EAGAIN) => {
+            return Err(Trouble::by(Errno::EADDRINUSE, format!("the socket is in use{}", holder::of_peer(&probe))));
+        }
         Err(Errno::ECONNREFUSED) => {}
         Err(Errno::EPROTOTYPE) => return Err("the socket is in use by a service of another kind".into()),
         Err(errno) => {
-            return Err(format!(
-                "there is a socket of this name and whether it is in use cannot be found out: {errno}"
-            ));
+            let words = format!("there is a socket of this name and whether it is in use cannot be found out: {errno}");
+            return Err(Trouble::by(errno, words));
         }
     }
     let me = nix::unistd::geteuid();
     if !me.is_root() && found.uid() != me.as_raw() {
-        return Err(format!("there is a stale socket of this name that belongs to user {}: remove it", found.uid()));
+        return Err(
+            format!("there is a stale socket of this name that belongs to user {}: remove it", found.uid()).into()
+        );
     }
-    std::fs::remove_file(path).map_err(|error| format!("there is a stale socket of this name: {error}"))
+    std::fs::remove_file(path)
+        .map_err(|error| Trouble::by_io(&error, format!("there is a stale socket of this name: {error}")))
 }
 
-fn stream_socket(family: AddressFamily) -> Result<OwnedFd, String> {
+fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Trouble> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket::socket(family, SockType::Stream, flags, None).map_err(|errno| match errno {
-        Errno::EAFNOSUPPORT => match family {
-            AddressFamily::Inet6 => "this machine (or RestrictAddressFamilies= of the unit) has no IPv6".into(),
-            _ => "RestrictAddressFamilies= of the unit, or the kernel, does not allow this kind of socket".into(),
-        },
-        other => other.to_string(),
+    socket::socket(family, SockType::Stream, flags, None).map_err(|errno| match (errno, family) {
+        (Errno::EAFNOSUPPORT, AddressFamily::Inet6) => {
+            Trouble::by(errno, "this machine (or RestrictAddressFamilies= of the unit) has no IPv6")
+        }
+        (Errno::EAFNOSUPPORT, _) => Trouble::by(
+            errno,
+            "RestrictAddressFamilies= of the unit, or the kernel, does not allow this kind of socket",
+        ),
+        (other, _) => other.into(),
     })
 }
 
-fn listen(fd: &OwnedFd, settings: &Settings) -> Result<(), String> {
-    socket::listen(fd, backlog(settings)).map_err(|errno| errno.to_string())
+fn listen(fd: &OwnedFd, settings: &Settings) -> Result<(), Trouble> {
+    Ok(socket::listen(fd, backlog(settings))?)
 }
 
 fn backlog(settings: &Settings) -> Backlog {

@@ -66,6 +66,6 @@ pub(crate) enum Outcome {
     Clean,
     /// The application or its interpreter could not be booted.
     Fault(BootFaultKind),
-    /// The settings or the machine did not let the first generation be prepared.
-    Failure,
+    /// The settings or the machine did not let the first generation be prepared; errno(3) if it was a system call.
+    Failure { errno: Option<i32> },
 }

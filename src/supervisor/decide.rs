@@ -23,9 +23,12 @@ use rgunicorn_protocol::BootFaultKind;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// How often systemd is told that a boot goes on, and how much longer it may take each time.
+/// How often systemd is told that a boot or a stop goes on, and how much longer it may take each time.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(30);
+/// How much longer than its last process a stop may take: one that is killed then takes its time to die, and what the
+/// application has left behind is looked for.
+const EXTEND_PAST: Duration = Duration::from_secs(10);
 
 /// What the instance is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,8 @@ pub(crate) struct State {
     pub(super) generations: Vec<Generation>,
     /// Why the latest reload failed, if it did; for STATUS.
     pub(super) reload_failure: Option<String>,
+    /// Why the instance could not start, if it could not; for STATUS.
+    pub(super) start_failure: Option<String>,
     pub(super) reload: Option<Reload>,
     pub(super) upgrade: Option<Upgrade>,
     /// A reload that was ordered before the first generation served.
@@ -107,6 +112,7 @@ impl State {
             life: Life::Starting,
             generations: Vec::new(),
             reload_failure: None,
+            start_failure: None,
             reload: None,
             upgrade: None,
             reload_wanted: false,
@@ -219,17 +225,26 @@ impl State {
         self.settle_pings(now, actions);
     }
 
-    /// Tells systemd from time to time that a boot goes on; never when nothing boots.
+    /// Tells systemd from time to time that a boot or a stop goes on: TimeoutStartSec= and TimeoutStopSec= shorter than
+    /// boot_timeout and graceful_timeout then end nothing that is within its time. A boot is bounded by its processes'
+    /// deadlines, and so is a stop: no extension reaches beyond the last of them by more than [`EXTEND_PAST`].
     fn settle_extension(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let boots = match self.life {
-            Life::Starting => true,
-            Life::Serving => self.incoming().is_some(),
-            Life::Stopping { .. } | Life::Over => false,
+        let time = match self.life {
+            Life::Starting => Some(EXTEND_BY),
+            Life::Serving => self.incoming().map(|_| EXTEND_BY),
+            Life::Stopping { .. } => {
+                let processes = self.generations.iter().flat_map(|generation| generation.processes.values());
+                let last = processes.filter_map(Process::deadline).max();
+                last.map(|at| EXTEND_BY.min(at.saturating_duration_since(now) + EXTEND_PAST))
+            }
+            Life::Over => None,
         };
-        if !boots {
+        let Some(time) = time else {
             self.extend_at = None;
-        } else if self.extend_at.is_none_or(|at| at <= now) {
-            actions.push(Action::Notify(Notice::Extend(EXTEND_BY)));
+            return;
+        };
+        if self.extend_at.is_none_or(|at| at <= now) {
+            actions.push(Action::Notify(Notice::Extend(time)));
             self.extend_at = Some(now + EXTEND_EVERY);
         }
     }

@@ -414,6 +414,30 @@ fn a_boot_that_takes_long_is_reported_to_systemd_from_time_to_time() {
     assert!((4..=7).contains(&extensions), "{extensions}");
 }
 
+#[test]
+fn a_stop_that_takes_long_is_reported_to_systemd_again_and_again_and_never_far_beyond_its_end() {
+    let graceful_timeout = Duration::from_secs(120);
+    let mut world = World::serving(Plan { graceful_timeout, ..plan(1) });
+    world.notices.clear();
+    world.order(Order::Stop);
+    let end = world.now + graceful_timeout + super::process::MARGIN + super::process::DEATH_TIME;
+    let mut covered = world.now;
+    let mut told = 0;
+    while world.outcome.is_none() {
+        assert!(world.now <= covered || told == 0, "systemd would have killed it");
+        for notice in std::mem::take(&mut world.notices) {
+            if let Notice::Extend(time) = notice {
+                told += 1;
+                covered = covered.max(world.now + time);
+                assert!(covered <= end + Duration::from_secs(10), "{told}");
+            }
+        }
+        assert!(world.now <= end, "it does not end");
+        world.wait();
+    }
+    assert!((12..=16).contains(&told), "{told}");
+}
+
 /// Something that the world does.
 #[test]
 fn an_upgrade_asks_first_then_the_next_program_goes_on_and_replaces_the_workers() {

@@ -3,6 +3,7 @@
 //! Owns the vocabulary that flows into [`super::decide`]; knows no fd and no clock. Invariant: everything that the
 //! outside can do to the arbiter is one of these, so the decisions can be tested without processes.
 
+use crate::trouble::Trouble;
 use rgunicorn_protocol::FromWorker;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -42,7 +43,7 @@ pub(crate) enum Event {
     /// A message could not be delivered because its receiver does not read.
     Unresponsive { to: Serial },
     /// A generation was prepared: settings read, listeners open, or the reason why not.
-    Prepared { generation: u32, plan: Result<Plan, String> },
+    Prepared { generation: u32, plan: Result<Plan, Trouble> },
     /// The program that an upgrade would execute can take over, being of this version; or why not.
     UpgradeChecked(Result<String, String>),
     /// The next known deadline has come.

@@ -42,7 +42,9 @@ use crate::control::Control;
 use crate::exit::Exit;
 use crate::settings::{Invocation, Settings};
 use crate::systemd;
+use crate::systemd::notify::Notifier;
 use crate::systemd::watchdog::Watchdog;
+use crate::trouble::Trouble;
 pub(crate) use takeover::{VARIABLE as STATE_VARIABLE, answer as answer_upgrade_check, passed, started_as};
 
 use action::{Action, Outcome};
@@ -69,9 +71,9 @@ const ORPHAN_TIME: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// What no log could tell: the logs cannot be opened, or the machine refuses the arbiter its first file descriptors.
-pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, String> {
+pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, Trouble> {
     signals::ignore_meaningless();
-    let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
+    let log = perform::open_log(&settings)?;
     let logger = log.logger();
     info!(
         logger, "rgunicorn {} starts: {} worker{} ({}), {}{}, application {}",
@@ -79,7 +81,8 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
         in_brackets(&settings.python_origin), settings.app;
         id::STARTING
     );
-    let started = raise_fd_limit().and_then(|()| systemd::activation::adopt()).and_then(|activated| {
+    let started = raise_fd_limit().and_then(|()| systemd::activation::adopt()).map_err(Trouble::from);
+    let started = started.and_then(|activated| {
         let pidfile = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
         Ok((activated, pidfile))
     });
@@ -87,6 +90,7 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
         Ok(started) => started,
         Err(reason) => {
             error!(logger, "{}", reason; id::START_FAILED);
+            Notifier::from_environment().fails(Exit::Failure.code(), &reason);
             return Ok(Exit::Failure);
         }
     };
@@ -105,7 +109,7 @@ pub(crate) fn run(invocation: &Invocation, settings: Settings) -> Result<Exit, S
 /// # Errors
 /// As [`run`], or the state cannot be taken over: the workers then find their channels closed and leave, and systemd
 /// starts the service again.
-pub(crate) fn resume(invocation: &Invocation, number: RawFd) -> Result<Exit, String> {
+pub(crate) fn resume(invocation: &Invocation, number: RawFd) -> Result<Exit, Trouble> {
     signals::ignore_meaningless();
     let (estate, passed, control) = Estate::open(number)?;
     let settings = estate.settings().ok_or("the arbiter before this one has left no settings")?;
@@ -118,18 +122,18 @@ pub(crate) fn resume(invocation: &Invocation, number: RawFd) -> Result<Exit, Str
     }
     performer
         .take_up(estate, &settings.log.instance)
-        .map_err(|error| format!("what the arbiter before had open is not there: {error}"))?;
+        .map_err(|error| Trouble::by_io(&error, format!("what the arbiter before had open is not there: {error}")))?;
     let first = state.resume(from, Instant::now());
     supervise((state, first), performer)
 }
 
 /// A log that cannot be opened any more ends no service that runs; the second part says why.
-fn open_log_or_stderr(settings: &Settings) -> Result<(Log, Option<String>), String> {
+fn open_log_or_stderr(settings: &Settings) -> Result<(Log, Option<String>), Trouble> {
     match perform::open_log(settings) {
         Ok(log) => Ok((log, None)),
         Err(trouble) => {
             let log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log.clone() };
-            let log = Log::open(&log, Process::Arbiter).map_err(|error| error.to_string())?;
+            let log = Log::open(&log, Process::Arbiter)?;
             Ok((log, Some(trouble.to_string())))
         }
     }
@@ -139,20 +143,20 @@ fn open_log_or_stderr(settings: &Settings) -> Result<(Log, Option<String>), Stri
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn check(settings: &Settings) -> Result<Exit, String> {
+pub(crate) fn check(settings: &Settings) -> Result<Exit, Trouble> {
     raise_fd_limit()?;
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let mut settings = settings.clone();
     // The answer is for the one who asks.
     settings.log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log };
-    let log = perform::open_log(&settings).map_err(|error| error.to_string())?;
+    let log = perform::open_log(&settings)?;
     let source = Source::Check { settings: Box::new(settings) };
     let performer = performer(source, program, log, Passed::default(), Control::default())?;
     supervise(State::begin(Purpose::Check, Instant::now()), performer)
 }
 
-fn failed(what: &str, error: &dyn std::fmt::Display) -> String {
-    format!("the arbiter cannot {what}: {error}")
+fn failed(what: &str, error: impl Into<Trouble>) -> Trouble {
+    error.into().said(|error| format!("the arbiter cannot {what}: {error}"))
 }
 
 fn performer<'a>(
@@ -161,22 +165,22 @@ fn performer<'a>(
     log: Log,
     passed: Passed,
     control: Control,
-) -> Result<Performer<'a>, String> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| failed("wait", &error))?;
-    Performer::new(source, program, log, passed, control, epoll).map_err(|error| failed("begin", &error))
+) -> Result<Performer<'a>, Trouble> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| failed("wait", error))?;
+    Performer::new(source, program, log, passed, control, epoll).map_err(|error| failed("begin", error))
 }
 
 /// Supervises from a state on, whose first actions are not carried out yet.
-fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>) -> Result<Exit, String> {
+fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>) -> Result<Exit, Trouble> {
     let purpose = state.purpose;
-    let signals = Signals::take().map_err(|error| failed("take its signals", &error))?;
-    nix::sys::prctl::set_child_subreaper(true).map_err(|error| failed("become the reaper of its workers", &error))?;
+    let signals = Signals::take().map_err(|error| failed("take its signals", error))?;
+    nix::sys::prctl::set_child_subreaper(true).map_err(|error| failed("become the reaper of its workers", error))?;
     performer
         .epoll
         .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.to_u64()))
-        .map_err(|error| failed("wait for signals", &error))?;
+        .map_err(|error| failed("wait for signals", error))?;
 
-    let outcome = turn(state, first, &signals, &mut performer)?;
+    let (outcome, status) = turn(state, first, &signals, &mut performer)?;
 
     if !systemd::is_our_parent() {
         let killed = reap::kill_orphans(ORPHAN_TIME);
@@ -188,18 +192,22 @@ fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>)
     performer.finish_output();
     let exit = exit_of(outcome);
     if purpose == Purpose::Serve {
-        performer.notifier.exit_status(exit.code());
+        let errno = match outcome {
+            Outcome::Failure { errno } => errno,
+            Outcome::Clean | Outcome::Fault(_) => None,
+        };
+        performer.notifier.ends(exit.code(), &status, errno);
     }
     Ok(exit)
 }
 
-/// The loop.
+/// The loop, up to the outcome and the last STATUS.
 fn turn(
     mut state: State,
     first: Vec<Action>,
     signals: &Signals,
     performer: &mut Performer<'_>,
-) -> Result<Outcome, String> {
+) -> Result<(Outcome, String), Trouble> {
     let mut watchdog = Watchdog::from_environment(Instant::now());
     for action in first {
         performer.perform(action, &state);
@@ -212,7 +220,7 @@ fn turn(
             }
         }
         if let Some(outcome) = performer.outcome {
-            return Ok(outcome);
+            return Ok((outcome, state.status()));
         }
         performer.report_progress(&state);
         if !performer.events.is_empty() {
@@ -253,7 +261,7 @@ fn turn(
         let found = match performer.epoll.wait(&mut ready, timeout(wake, now)) {
             Ok(found) => found,
             Err(Errno::EINTR) => 0,
-            Err(errno) => return Err(format!("the arbiter cannot wait: {errno}")),
+            Err(errno) => return Err(failed("wait", errno)),
         };
         if ready.iter().take(found).any(|event| matches!(Token::from_u64(event.data()), Some(Token::Control(_)))) {
             // systemd sends SIGHUP and then starts the helper that asks how it went: the signal comes first.
@@ -328,7 +336,7 @@ fn timeout(wake: Option<Instant>, now: Instant) -> EpollTimeout {
 fn exit_of(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Clean => Exit::Success,
-        Outcome::Failure | Outcome::Fault(BootFaultKind::Environment) => Exit::Failure,
+        Outcome::Failure { .. } | Outcome::Fault(BootFaultKind::Environment) => Exit::Failure,
         Outcome::Fault(BootFaultKind::NotFound) => Exit::AppNotFound,
         Outcome::Fault(
             BootFaultKind::Interpreter | BootFaultKind::Import | BootFaultKind::Version | BootFaultKind::Check,

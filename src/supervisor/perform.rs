@@ -207,7 +207,7 @@ impl<'a> Performer<'a> {
                     module: prepared.module.clone(),
                     listeners: prepared.listeners.clone(),
                 });
-                let plan = inherited.ok_or_else(|| format!("generation {from} is gone")).map(|prepared| {
+                let plan = inherited.ok_or_else(|| format!("generation {from} is gone").into()).map(|prepared| {
                     let plan = generations::plan(&prepared.settings, &prepared.listeners);
                     self.generations.insert(generation, prepared);
                     plan

@@ -3,6 +3,7 @@
 //! Owns one file with the arbiter's pid in it. Invariant: one that names a living process is not overwritten, and only a
 //! file that names this process is removed at the end.
 
+use crate::trouble::Trouble;
 use std::path::{Path, PathBuf};
 
 /// Removed when dropped.
@@ -26,7 +27,7 @@ impl PidFile {
     ///
     /// # Errors
     /// A sentence: the file names a living process, or cannot be written.
-    pub(super) fn write(path: &Path) -> Result<PidFile, String> {
+    pub(super) fn write(path: &Path) -> Result<PidFile, Trouble> {
         if let Some(pid) = read(path)
             && pid.cast_unsigned() != std::process::id()
             && super::is_alive(pid)
@@ -34,13 +35,17 @@ impl PidFile {
             return Err(format!(
                 "pidfile {}: pid {pid} that it names is alive; is it this instance already?",
                 path.display()
-            ));
+            )
+            .into());
         }
         // Written beside and renamed: a reader finds a whole pid or none.
         let beside = path.with_extension(format!("new.{}", std::process::id()));
         std::fs::write(&beside, format!("{}\n", std::process::id()))
             .and_then(|()| std::fs::rename(&beside, path))
-            .map_err(|error| format!("pidfile {}: {error}{}", path.display(), hint(&error)))?;
+            .map_err(|error| {
+                let words = format!("pidfile {}: {error}{}", path.display(), hint(&error));
+                Trouble::by_io(&error, words)
+            })?;
         Ok(PidFile { path: path.to_owned() })
     }
 }
@@ -86,7 +91,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.pid");
         std::fs::write(&path, "1\n").unwrap();
-        assert!(PidFile::write(&path).unwrap_err().contains("pid 1"));
+        assert!(PidFile::write(&path).unwrap_err().to_string().contains("pid 1"));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n");
     }
 }

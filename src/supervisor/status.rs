@@ -15,6 +15,9 @@ impl State {
                 None => "Starting".into(),
             },
             Life::Serving => self.status_of_service(),
+            Life::Stopping { .. } | Life::Over if self.start_failure.is_some() => {
+                format!("Could not start: {}", self.start_failure.as_deref().unwrap_or_default())
+            }
             Life::Stopping { manner, .. } => {
                 let leaving: usize = self.generations.iter().map(|generation| generation.counts().leaving).sum();
                 match manner {

@@ -5,6 +5,7 @@ use super::action::{Action, Notice, Outcome};
 use super::decide::{Purpose, State};
 use super::event::{Event, Exit, Findings, Order, Plan, Serial};
 use super::record::Record;
+use crate::trouble::Trouble;
 use rgunicorn_protocol::{BootFault, BootFaultKind, FromWorker, ToWorker, VERSION};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ pub(super) struct World {
     /// The next program is executed once all events are dealt with.
     executes: bool,
     /// What the next reading of the settings gives.
-    pub(super) plan: Result<Plan, String>,
+    pub(super) plan: Result<Plan, Trouble>,
     gone: BTreeSet<Serial>,
     promoted: BTreeSet<u32>,
 }

@@ -1,9 +1,11 @@
-//! What systemd is told: READY, STATUS, RELOADING, STOPPING, EXTEND_TIMEOUT_USEC, FDSTORE, EXIT_STATUS (sd_notify(3)).
+//! What systemd is told: READY, STATUS, RELOADING, STOPPING, EXTEND_TIMEOUT_USEC, FDSTORE, ERRNO, EXIT_STATUS
+//! (sd_notify(3)).
 //!
 //! Owns the datagrams and remembers the last STATUS, so that nothing is sent twice. Knows nothing of why. Invariant: it
 //! never waits. `sd_notify::notify` does, when the service manager is slow to read (unix(7), net.unix.max_dgram_qlen), so
 //! only its vocabulary is used here: what cannot be sent at once stays in the outbox, in order, and is tried again.
 
+use crate::trouble::Trouble;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use sd_notify::NotifyState;
@@ -106,9 +108,20 @@ impl Notifier {
         self.push(format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None);
     }
 
-    /// How the process is about to end.
-    pub(crate) fn exit_status(&mut self, code: u8) {
-        self.send(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
+    /// How the process is about to end, in words and as a number, and errno(3) if a system call has refused something:
+    /// StatusText=, StatusErrno= of the unit.
+    pub(crate) fn ends(&mut self, code: u8, status: &str, errno: Option<i32>) {
+        let status = status.lines().next().unwrap_or_default();
+        let code = format!("EXIT_STATUS={code}");
+        let errno = errno.and_then(|number| u32::try_from(number).ok());
+        let parts = [NotifyState::Status(status), NotifyState::Custom(&code)];
+        let parts: Vec<_> = errno.map(NotifyState::Errno).into_iter().chain(parts).collect();
+        self.send(&parts);
+    }
+
+    /// The same of a process that could not start.
+    pub(crate) fn fails(&mut self, code: u8, trouble: &Trouble) {
+        self.ends(code, &format!("Could not start: {trouble}"), trouble.errno());
     }
 
     /// When what waits is to be tried again; `None` if nothing waits.

@@ -97,6 +97,53 @@ def test_stop_lets_a_request_finish(instance):
     until(lambda: one.state == "inactive/dead", "the end")
 
 
+@on_both
+def test_a_request_may_take_longer_than_systemd_would_wait_for_a_stop_as_long_as_graceful_timeout_allows_it(instance):
+    one = instance("longer").drop_in("TimeoutStopSec=1").open()
+    one.get("/")
+    gate = one.gate()
+    with one.connect() as client:
+        client.request(target=gate.target)
+        gate.entered()
+        began = time.monotonic()
+        one.box.systemctl("stop", "--no-block", one.service)
+        until(lambda: time.monotonic() - began > 3, "the time that systemd would have given it")
+        assert one.show("ActiveState") == "deactivating"
+        gate.open()
+        assert client.response().body == b"through the gate\n"
+    until(lambda: one.state == "inactive/dead", "the end")
+    assert one.show("Result") == "success"
+
+
+def test_a_request_that_hangs_at_a_stop_is_ended_by_graceful_timeout_though_systemd_would_wait_less(instance):
+    one = instance("hanging", graceful_timeout=2).drop_in("TimeoutStopSec=1").open()
+    one.may_fail = True
+    one.get("/")
+    gate = one.gate()
+    with one.connect() as client:
+        client.request(target=gate.target)
+        gate.entered()
+        one.box.systemctl("stop", one.service)
+        client.ended()
+    assert (one.state, one.show("Result")) == ("inactive/dead", "success")
+    assert not [r for r in one.records() if "timed out" in str(r["MESSAGE"]) and r.get("_PID") == "1"]
+
+
+@on_both
+def test_systemctl_status_says_why_an_instance_could_not_start_and_what_the_system_refused(instance):
+    one = instance("refused", bind="unix:/etc/refused.sock").drop_in("Restart=no")
+    one.may_fail = True
+    assert one.box.systemctl("start", one.service, check=False).returncode != 0
+    assert (one.show("ExecMainStatus"), one.show("StatusErrno")) == ("1", "30")
+    assert one.show("StatusText").startswith("Could not start: cannot listen on unix:/etc/refused.sock: the folder /etc")
+    shown = one.box.systemctl("status", one.service, check=False).stdout
+    assert "30 (Read-only file system)" in shown, shown
+    one.write({}, bind="unix:/run/rgunicorn-refused/own.sock", app="nowhere:app")
+    assert one.box.systemctl("start", one.service, check=False).returncode != 0
+    assert (one.show("ExecMainStatus"), one.show("StatusErrno")) == ("4", "0")
+    assert "nowhere" in one.show("StatusText")
+
+
 def test_restart_refuses_nobody(instance):
     one = instance("restarts").open()
     one.get("/")

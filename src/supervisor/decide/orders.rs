@@ -8,7 +8,7 @@ use super::super::event::Order;
 use super::super::generation::Role;
 use super::super::process::Phase;
 use super::super::record::Record;
-use super::{EXTEND_BY, Life, Manner, Purpose, Scale, State};
+use super::{Life, Manner, Purpose, Scale, State};
 use rgunicorn_protocol::ToWorker;
 use std::time::Instant;
 
@@ -59,6 +59,7 @@ impl State {
     pub(super) fn stop(&mut self, manner: Manner, outcome: Outcome, now: Instant, actions: &mut Vec<Action>) {
         self.life = Life::Stopping { manner, outcome };
         self.reload = None;
+        self.extend_at = None;
         let graceful = self.generations.iter().map(|generation| generation.plan.graceful_timeout).max();
         let graceful = graceful.unwrap_or_default();
         if outcome == Outcome::Clean && self.purpose == Purpose::Serve {
@@ -68,7 +69,6 @@ impl State {
         actions.push(Action::Notify(Notice::Stopping));
         match manner {
             Manner::Graceful => {
-                actions.push(Action::Notify(Notice::Extend(graceful + EXTEND_BY)));
                 for generation in &mut self.generations {
                     generation.leave(false, now, actions);
                 }

@@ -8,6 +8,7 @@ use super::super::event::{Plan, Serial};
 use super::super::generation::{Generation, Role};
 use super::super::record::{Fault, Record};
 use super::{Life, Manner, Purpose, Reload, State, first_line, tags};
+use crate::trouble::Trouble;
 use rgunicorn_protocol::BootFaultKind;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ impl State {
     pub(super) fn handle_prepared(
         &mut self,
         number: u32,
-        plan: Result<Plan, String>,
+        plan: Result<Plan, Trouble>,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
@@ -32,11 +33,14 @@ impl State {
                 self.generations.push(Generation::new(number, plan, workers, now));
             }
             (Ok(_), Life::Stopping { .. } | Life::Over) => actions.push(Action::Drop { generation: number }),
-            (Err(reason), Life::Starting) => {
+            (Err(trouble), Life::Starting) => {
+                let (reason, errno) = (trouble.to_string(), trouble.errno());
+                self.start_failure = Some(first_line(&reason));
                 actions.push(Action::Record(Record::NotPrepared { reason }));
-                self.stop(Manner::Quick, Outcome::Failure, now, actions);
+                self.stop(Manner::Quick, Outcome::Failure { errno }, now, actions);
             }
-            (Err(reason), Life::Serving) => {
+            (Err(trouble), Life::Serving) => {
+                let reason = trouble.to_string();
                 let serving = self.serving().map_or(0, |generation| generation.number);
                 self.note_reload_failure(first_line(&reason), now);
                 actions.push(Action::Record(Record::ReloadNotPrepared { generation: number, serving, reason }));
@@ -61,6 +65,7 @@ impl State {
         match (role, &self.life) {
             (Role::Incoming, Life::Starting) => {
                 let outcome = Outcome::Fault(fault.kind.unwrap_or(BootFaultKind::Import));
+                self.start_failure = Some(first_line(&fault.message));
                 actions.push(Action::Record(Record::NotStarted { tags, fault }));
                 self.stop(Manner::Quick, outcome, now, actions);
             }

@@ -8,6 +8,7 @@ use super::super::spawn;
 use super::{Performer, Prepared, Source, open_log};
 use crate::listeners::Listener;
 use crate::settings::Settings;
+use crate::trouble::Trouble;
 use rgunicorn_log::event;
 use rgunicorn_protocol::ToWorker;
 use slog::{Level, error, info, warn};
@@ -16,7 +17,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 impl Performer<'_> {
-    pub(super) fn prepare(&mut self, generation: u32) -> Result<Plan, String> {
+    pub(super) fn prepare(&mut self, generation: u32) -> Result<Plan, Trouble> {
         let module = spawn::worker_module(&self.program)?;
         let (settings, serves) = match &mut self.source {
             Source::Serve { first, invocation } => match first.take() {
