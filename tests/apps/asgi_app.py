@@ -55,7 +55,10 @@ async def http(scope, receive, send):
         await asyncio.sleep(float(query or 1))
         await answer(send, b"slept")
     elif path == "/block":
-        time.sleep(float(query))
+        seconds, _, entered = query.partition(",")
+        if entered:
+            Path(entered).touch()
+        time.sleep(float(seconds))
         await answer(send, b"blocked")
     elif path == "/pid":
         await answer(send, b"%d" % os.getpid())

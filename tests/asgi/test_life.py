@@ -9,6 +9,7 @@ import time
 import pytest
 from harness.crowd import raise_fd_limit
 from harness.waiting import until
+from harness.websocket import Raw
 
 LIFESPAN = """
 async def app(scope, receive, send):
@@ -130,12 +131,13 @@ def test_a_blocked_loop_is_named_with_the_line_that_blocks_it(asgi):
     server.found("has been in the application for", "error")
 
 
-def test_a_request_behind_a_blocked_loop_goes_to_another_worker(asgi):
+def test_a_request_behind_a_blocked_loop_goes_to_another_worker(asgi, tmp_path):
     server = asgi("--workers", 2)
     with server.connect() as connection:
         connection.get("/")
         other = server.connect()
-        connection.request(target="/block?3")
+        connection.request(target=f"/block?3,{tmp_path / 'entered'}")
+        until((tmp_path / "entered").exists, "the loop to be blocked")
         begun = time.monotonic()
         for _ in range(20):
             assert server.get("/").status == 200
@@ -357,3 +359,37 @@ def test_a_background_task_that_outlives_graceful_timeout_is_cancelled_and_named
     server.found("The task of GET /background.* is cancelled: it goes on without a client", "warning")
     until(lambda: "was cancelled" in note.read_text() and "the lifespan ended" in note.read_text(), "the worker's end")
     assert server.get("/").body != pid
+
+
+HANGS = """
+import os, time
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise ValueError("only requests")
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        keep_the_loop()
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"%d" % os.getpid()})
+    if scope["path"] == "/background":
+        keep_the_loop()
+
+def keep_the_loop():
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("where", ["background", "websocket"])
+def test_a_loop_that_is_kept_by_no_request_is_found_and_its_worker_replaced(asgi, where):
+    server = asgi("--timeout", 1, "--graceful-timeout", 1, app="hangs:app", files={"hangs.py": HANGS})
+    server.expect("The event loop has not turned for .* s .timeout = 1 s.*in keep_the_loop")
+    before = server.get("/").body
+    if where == "background":
+        assert server.get("/background").body == before
+    else:
+        Raw(server, "/")
+    # It waits for the next worker.
+    assert server.get("/").body != before
+    server.found("will be replaced: its event loop has not turned")
+    until(lambda: len(server.workers) == 1, "the end of the one that hangs")

@@ -1,6 +1,7 @@
 """ASGI on Debian 13: its Python starts tasks eagerly."""
 
 import json
+import time
 
 import pytest
 from harness.server import APPS
@@ -45,3 +46,26 @@ def test_requests_and_websockets_are_served_by_eager_tasks(instance, module):
     assert one.get("/").status == 200
     assert json.loads(one.get("/scope").body)["client"] is None
     one.found("CPython 3.13")
+
+
+@on_debian13
+def test_requests_that_came_together_with_one_that_blocks_go_to_another_worker(instance):
+    """An eager task blocks the very turn that has found all of them."""
+    one = instance("together", {"asgi_app.py": (APPS / "asgi_app.py").read_text()}, app="asgi_app:app", worker_class="asgi",
+                   workers=2).open()
+    victim, clients = one.get("/pid").body, []
+    while len(clients) < 8:
+        client = one.connect()
+        if client.get("/pid").body == victim:
+            clients.append(client)
+        else:
+            client.close()
+    one.box.run("kill", "-STOP", victim.decode())
+    clients[0].request(target="/block?5")
+    for client in clients[1:]:
+        client.request(target="/pid")
+    begun = time.monotonic()
+    one.box.run("kill", "-CONT", victim.decode())
+    assert {client.response().body for client in clients[1:]}.isdisjoint({victim})
+    assert time.monotonic() - begun < 4
+    assert clients[0].response().body == b"blocked"

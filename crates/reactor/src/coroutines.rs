@@ -9,14 +9,22 @@
 //! (589 wake-ups instead of 106). They are in a set of their own, *front*, on which the standby waits. The standby also
 //! keeps the deadlines, so that the loop needs no timers of ours.
 //!
-//! **A blocked loop.** The standby waits on front and on the reactor's set. When the latter is readable, the loop has
-//! something to do; if it has made no turn a tick later the standby takes charge, as it does for threads, until a turn
-//! comes. So requests that come and go cost a tick each millisecond, an idle worker none.
+//! **A blocked loop.** The standby waits on front and on the reactor's set. When the latter is readable, or work is in the
+//! table that needs no lane but a turn, the loop has something to do; if it has made no turn a tick later the standby takes
+//! charge, as it does for threads, until a turn comes. So requests that come and go cost a tick each millisecond, an idle
+//! worker none.
+//!
+//! Requests in the application have their `timeout`. What keeps the loop may be none: a task after its response, a
+//! WebSocket's, one that the application has started. So a loop that has something to do, does not turn for as long,
+//! and has no request that says so, is told of in their place.
 //!
 //! **Races.** Bell: whoever adds work pushes it under the table's lock, then rings unless `rung` is set; a turn that
 //! finds `rung` set empties the eventfd, clears `rung`, then looks at the table. What is pushed before the look is seen by it, what is pushed
 //! after it finds `rung` clear. Charge: the standby sets `standby_in_charge`, then reads `turns`; a turn changes `turns`,
-//! then reads `standby_in_charge` and kicks. All sequentially consistent. Deadlines: one that the loop's thread arms
+//! then reads `standby_in_charge` and kicks. All sequentially consistent. Sleep: a turn may take from the set what the
+//! standby was woken for before the standby has looked, and then block in the first of many requests. So a standby that
+//! is about to sleep for long sets `asleep`, then reads `turns`; a turn changes `turns`, then clears `asleep` and, if it was
+//! set, sounds the alarm, which is in front. Deadlines: one that the loop's thread arms
 //! while the standby sleeps is seen with the next event, and within [`LOOK_EVERY`] while anything is in the application.
 
 use crate::exchange::Exchange;
@@ -27,6 +35,9 @@ use crate::timeouts::Watch;
 use crate::token::Source;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use rgunicorn_log::event;
+use rgunicorn_protocol::FromWorker;
+use rgunicorn_protocol::scoreboard::{Glance, LaneState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,6 +60,10 @@ pub(crate) struct Coroutines {
     bell: EventFd,
     rung: AtomicBool,
     turns: AtomicU64,
+    /// Wakes the standby.
+    alarm: EventFd,
+    /// The standby sleeps for longer than [`LOOK_EVERY`].
+    asleep: AtomicBool,
     lanes: Mutex<Free>,
     /// Lanes whose `timeout` has passed while the loop turns, each with its request.
     overdue: Mutex<Vec<(usize, u64)>>,
@@ -65,8 +80,13 @@ struct Free {
 
 impl Coroutines {
     pub(crate) fn new(lanes: usize) -> io::Result<Coroutines> {
+        let front = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let alarm = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        sys::control(front.0.as_fd(), libc::EPOLL_CTL_ADD, alarm.as_fd(), libc::EPOLLIN, Source::Kick)?;
         Ok(Coroutines {
-            front: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            front,
+            alarm,
+            asleep: AtomicBool::new(false),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             rung: AtomicBool::new(false),
             turns: AtomicU64::new(0),
@@ -82,6 +102,11 @@ impl Coroutines {
 
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
+    }
+
+    /// All that is ours, for children of the application.
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        [self.front(), self.bell(), self.alarm.as_fd()]
     }
 
     pub(crate) fn ring(&self) {
@@ -119,6 +144,9 @@ impl Reactor {
             coroutines.rung.store(false, Ordering::SeqCst);
         }
         coroutines.turns.fetch_add(1, Ordering::SeqCst);
+        if coroutines.asleep.load(Ordering::SeqCst) && coroutines.asleep.swap(false, Ordering::SeqCst) {
+            let _ = coroutines.alarm.write(1);
+        }
         if self.standby_in_charge.load(Ordering::SeqCst) {
             self.kick();
         }
@@ -232,16 +260,26 @@ impl Reactor {
         let mut active = true;
         while !self.finished.load(Ordering::SeqCst) {
             let turns = coroutines.turns();
-            let timeout = self.time_to_look(active, &mut watch, &mut hands);
+            let mut timeout = self.time_to_look(active, &mut watch, &mut hands);
             self.deal_with_overdue(coroutines, turns, &mut hands);
+            let waits = self.waits_for_loop();
+            if waits {
+                timeout = TICK;
+            } else if !(0..=LOOK_EVERY).contains(&timeout) {
+                coroutines.asleep.store(true, Ordering::SeqCst);
+                if coroutines.turns() != turns {
+                    timeout = LOOK_EVERY;
+                }
+            }
             let (front, set) = sys::wait_for_two(coroutines.front(), self.epoll_fd(), timeout);
+            coroutines.asleep.store(false, Ordering::SeqCst);
             active = set || front || self.lanes.inside() > 0;
             if front {
                 self.turn_front(coroutines, &mut hands);
             }
             self.expire();
             self.ring_for_work(coroutines);
-            if set && self.is_stuck(coroutines, turns, &mut hands) {
+            if (set || waits) && self.is_stuck(coroutines, turns, &mut hands) {
                 self.take_charge_of_loop(coroutines, turns, &mut hands, &mut watch);
             }
         }
@@ -297,7 +335,14 @@ impl Reactor {
                 break;
             }
         }
-        coroutines.turns() == turns && sys::wait_for(self.epoll_fd(), libc::POLLIN, 0).unwrap_or(false)
+        let due = || self.waits_for_loop() || sys::wait_for(self.epoll_fd(), libc::POLLIN, 0).unwrap_or(false);
+        coroutines.turns() == turns && due()
+    }
+
+    /// Whether a turn would find something to do in the table.
+    fn waits_for_loop(&self) -> bool {
+        let any_free = self.lanes.any_free();
+        lock(&self.table).waits_for_loop(any_free)
     }
 
     fn take_charge_of_loop(
@@ -308,7 +353,12 @@ impl Reactor {
         watch: &mut Watch,
     ) {
         self.standby_in_charge.store(true, Ordering::SeqCst);
+        let (since, mut told) = (Instant::now(), false);
         while coroutines.turns() == turns && !self.finished.load(Ordering::SeqCst) {
+            if !told && self.is_hung(since) {
+                self.tell_of_hung_loop(since);
+                told = true;
+            }
             self.harvest(hands, 0);
             self.turn_without_lane(hands);
             self.offer_requests();
@@ -326,6 +376,27 @@ impl Reactor {
         self.standby_in_charge.store(false, Ordering::SeqCst);
     }
 
+    /// Whether a loop that had to turn at `since` has not done so for `timeout`, while nobody's `timeout` runs.
+    fn is_hung(&self, since: Instant) -> bool {
+        let timeout = self.settings.timeout;
+        let runs = |glance: Glance| glance.state == LaneState::Application;
+        !timeout.is_zero()
+            && since.elapsed() >= timeout
+            && !self.sheet.lanes().iter().filter_map(|record| record.glance()).any(runs)
+    }
+
+    /// As for a request whose `timeout` has passed: the stack is recorded, and the worker replaced.
+    fn tell_of_hung_loop(&self, since: Instant) {
+        // A loop runs in its process's main thread.
+        let stack = (self.take_stack)(std::process::id().cast_signed());
+        let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
+        let seconds = since.elapsed().as_secs_f64();
+        slog::error!(self.log, "The event loop has not turned for {:.1} s (timeout = {} s), and no request is in the \
+            application: what runs after a response, in a WebSocket or in a task of the application's own keeps it. {}",
+            seconds, self.settings.timeout.as_secs_f64(), stack.trim_end(); event::REQUEST_TIMEOUT);
+        self.tell(&FromWorker::Stuck { reason: format!("its event loop has not turned for {seconds:.0} s") });
+    }
+
     fn ring_for_work(&self, coroutines: &Coroutines) {
         if lock(&self.table).has_work_for_loop() {
             coroutines.ring();
@@ -341,7 +412,8 @@ impl Reactor {
             match Source::decode(event.u64) {
                 Source::Listener(n) => accept |= 1 << n.min(63),
                 Source::Handoff => take_over = true,
-                Source::Connection(_) | Source::Channel | Source::Kick => {}
+                Source::Kick => drop(coroutines.alarm.read()),
+                Source::Connection(_) | Source::Channel => {}
             }
         }
         hands.events = events;

@@ -179,7 +179,7 @@ impl Reactor {
         };
         let mut marks: Vec<Mark> = [epoll.0.as_fd(), kick.as_fd(), channel.as_fd()].map(Mark::new).into();
         if let Some(coroutines) = &coroutines {
-            marks.extend([coroutines.front(), coroutines.bell()].map(Mark::new));
+            marks.extend(coroutines.fds().map(Mark::new));
         }
         Ok(Arc::new(Reactor {
             _marks: marks,

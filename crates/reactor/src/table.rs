@@ -151,6 +151,11 @@ impl Table {
         self.has_work() || !self.woken.is_empty()
     }
 
+    /// Whether work waits for a turn of the loop alone, and not for a lane, of which `any_free` says whether there is one.
+    pub(crate) fn waits_for_loop(&self, any_free: bool) -> bool {
+        !self.ready.is_empty() || !self.woken.is_empty() || any_free && !self.requests.is_empty()
+    }
+
     /// Takes the next connection that something has happened to. It is out until [`Table::put_back`].
     pub(crate) fn take_ready(&mut self) -> Option<(Box<Connection>, Happened)> {
         while let Some(token) = self.ready.pop_front() {
