@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import json
 import os
 import sys
@@ -283,6 +284,9 @@ async def websocket(scope, receive, send):
                 "headers": [(b"x-mine", b"yes"), *([(b"x-request-id", b"mine")] if path == "/ws/own_id" else [])]})
     if path == "/ws/scope":
         await send({"type": "websocket.send", "text": json.dumps(shown(scope))})
+    if path == "/ws/marked":
+        asks = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
+        await send({"type": "websocket.send", "text": json.dumps([asks(receive), asks(send)])})
     if path == "/ws/raise":
         raise RuntimeError("raised in a websocket")
     if path == "/ws/close":

@@ -247,6 +247,11 @@ def test_a_websocket_that_is_denied_or_breaks_off_has_its_access_record(asgi):
         until(lambda record=record: record in server.log.text, record)
 
 
+def test_receive_and_send_pass_for_coroutine_functions(server):
+    """asgiref, by which Channels sends from its synchronous consumers, asks for it."""
+    assert json.loads(Raw(server, "/ws/marked").frame()[1]) == [True, True]
+
+
 @pytest.mark.parametrize("name", ["sec-websocket-protocol", "sec-websocket-extensions", "sec-websocket-accept"])
 def test_what_is_the_servers_to_answer_is_refused_among_the_applications_headers(asgi, name):
     server = asgi(app="accepts:app", files={"accepts.py": f"""

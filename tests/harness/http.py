@@ -119,6 +119,10 @@ class Connection:
         self._body(response, method)
         return response
 
+    def received(self, size):
+        """So many bytes of whatever is spoken."""
+        return self._exactly(size)
+
     def ended(self):
         """Reads to the end of the connection and returns what still came; a reset is the end, too."""
         while True:

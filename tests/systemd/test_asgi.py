@@ -36,12 +36,14 @@ def test_requests_and_websockets_are_served_by_eager_tasks(instance, module):
         assert client.get("/sleep?0.01").body == b"slept"
         assert client.get("/state").json()["shared"][0] == "from the lifespan"
     with one.connect() as client:
-        client.request(target="/ws/echo", headers=[
+        client.request(target="/ws/marked", headers=[
             ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"),
             ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")])
         assert client.response().status == 101
-        client.send(b"\x81\x82\0\0\0\0hi\x88\x82\0\0\0\0\x03\xe8")
-        assert client.ended() in (b"\x81\x02hi\x88\x02\x03\xe8", b"\x88\x02\x03\xe8")
+        client.send(b"\x81\x82\0\0\0\0hi")
+        assert client.received(18) == b"\x81\x0c[true, true]\x81\x02hi"
+        client.send(b"\x88\x82\0\0\0\0\x03\xe8")
+        assert client.ended() == b"\x88\x02\x03\xe8"
     one.box.systemctl("reload", one.service)
     assert one.get("/").status == 200
     assert json.loads(one.get("/scope").body)["client"] is None

@@ -5,6 +5,7 @@
 //! Invariants: each request gets one response or a closed connection; one fault is one record; nothing here waits.
 
 mod awaitable;
+mod calls;
 mod event;
 mod fault;
 mod http;
@@ -17,6 +18,7 @@ use crate::bridge::wsgi::fault::{Faults, Named};
 use crate::bridge::wsgi::lane::lock;
 use crate::drivers::recycling::Recycling;
 use awaitable::Done;
+use calls::{Receive, Send};
 use http::HttpCycle;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -309,7 +311,9 @@ impl AsgiBridge {
                 let scope = scopes.websocket(py, &exchange, &offer.subprotocols, shared)?.unbind();
                 drop(scopes);
                 let cycle = Bound::new(py, WebSocketCycle::new(shared, exchange, offer, lane))?;
-                let (receive, send, end) = methods(cycle.as_any())?;
+                let receive = Py::new(py, Receive(cycle.get().inner()))?.into_any();
+                let send = Py::new(py, Send(cycle.get().inner()))?.into_any();
+                let end = cycle.getattr(pyo3::intern!(py, "end"))?.unbind();
                 Ok(Begun { lane, cycle: Cycle::WebSocket(cycle.unbind()), scope, receive, send, end })
             }
         }

@@ -85,7 +85,8 @@ pub(crate) struct WebSocketCycle {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+/// What `receive` and `send` are about.
+pub(super) struct Inner {
     shared: Arc<Shared>,
     lane: usize,
     state: Mutex<State>,
@@ -130,6 +131,10 @@ impl WebSocketCycle {
             senders: Waiters::default(),
         };
         WebSocketCycle { inner: Arc::new(Inner { shared: Arc::clone(shared), lane, state: Mutex::new(state) }) }
+    }
+
+    pub(super) fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
     }
 
     pub(super) fn wake(&self, py: Python<'_>) {
@@ -197,20 +202,6 @@ impl WebSocketCycle {
 
 #[pymethods]
 impl WebSocketCycle {
-    fn receive(&self) -> Awaited {
-        Awaited::new(&self.inner.shared, Arc::new(Receiving(Arc::clone(&self.inner))))
-    }
-
-    fn send(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        match self.inner.take_event(py, event)? {
-            Flow::Go => Ok(self.inner.shared.done(py)),
-            Flow::Wait => {
-                let sending = Awaited::new(&self.inner.shared, Arc::new(Sending(Arc::clone(&self.inner))));
-                Ok(Py::new(py, sending)?.into_any())
-            }
-        }
-    }
-
     /// The coroutine has ended: with an exception, or by returning.
     #[pyo3(signature = (error=None))]
     fn end(&self, py: Python<'_>, error: Option<&Bound<'_, PyAny>>) {
@@ -279,6 +270,17 @@ fn message<'py>(py: Python<'py>, kind: &Bound<'py, PyString>) -> PyResult<Bound<
 }
 
 impl Inner {
+    pub(super) fn receive(self: &Arc<Inner>) -> Awaited {
+        Awaited::new(&self.shared, Arc::new(Receiving(Arc::clone(self))))
+    }
+
+    pub(super) fn send(self: &Arc<Inner>, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        match self.take_event(py, event)? {
+            Flow::Go => Ok(self.shared.done(py)),
+            Flow::Wait => Ok(Py::new(py, Awaited::new(&self.shared, Arc::new(Sending(Arc::clone(self)))))?.into_any()),
+        }
+    }
+
     /// Ends the lock, then wakes who waits: everybody looks again.
     fn release(&self, py: Python<'_>, mut state: MutexGuard<'_, State>) {
         let (receivers, senders) = (state.receivers.take(), state.senders.take());
