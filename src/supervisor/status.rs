@@ -31,10 +31,14 @@ impl State {
 
     fn status_of_service(&self) -> String {
         let mut parts = Vec::new();
+        let failure = self.reload_failure.as_ref();
+        parts.extend(failure.map(|reason| format!("Reload failed: {reason}")));
         if let Some(serving) = self.serving() {
             let (have, want) = (serving.counts().serving, serving.slots.len());
             let workers = if have == want { counted(have, "worker") } else { format!("{have} of {want} workers") };
-            parts.push(format!("Generation {} serves with {workers}", serving.number));
+            let begin = if failure.is_some() { "generation" } else { "Generation" };
+            let still = if failure.is_some() { "still " } else { "" };
+            parts.push(format!("{begin} {} {still}serves with {workers}", serving.number));
             if have < want
                 && let Some((failures, reason)) = serving.backoff.trouble()
             {
@@ -43,9 +47,6 @@ impl State {
         }
         if let Some(incoming) = self.incoming() {
             parts.push(boots(incoming));
-        }
-        if let Some(reason) = &self.reload_failure {
-            parts.push(format!("the latest reload failed: {reason}"));
         }
         parts.join("; ")
     }

@@ -168,11 +168,11 @@ def test_a_reload_is_rolled_back_and_explained_because_of(instance, name):
     assert "generation 1 goes on" in failed.stderr, said
     assert re.search(reason, said, re.DOTALL), said
     assert ("Traceback" in said) == broken.traceback, said
-    assert "reload failed" in one.server.notify.status
+    assert re.match("Reload failed: .+; generation 1 still serves with 2 workers$", one.server.notify.status)
     one.deploy(app=PATHS)
     one.configure()
     assert one.reload().endswith("serves\n")
-    until(lambda: "reload failed" not in one.server.notify.status, "a STATUS without the failure")
+    until(lambda: "Reload failed" not in one.server.notify.status, "a STATUS without the failure")
     one.gone(before)
 
 
