@@ -26,19 +26,25 @@ const FORMAT: u32 = 2;
 
 /// What must be understood before anything else is.
 #[derive(Debug, Serialize, Deserialize)]
-struct Preface {
+pub(super) struct Preface {
     format: u32,
     protocol: u32,
-    version: String,
+    /// Of the program that wrote it.
+    pub(super) version: String,
+}
+
+impl Preface {
+    /// That of what this program writes.
+    pub(super) fn ours() -> Preface {
+        Preface { format: FORMAT, protocol: PROTOCOL, version: VERSION.to_owned() }
+    }
 }
 
 /// See the file's header.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Snapshot {
-    format: u32,
-    protocol: u32,
-    /// Of the program that wrote it.
-    pub(super) version: String,
+    #[serde(flatten)]
+    pub(super) preface: Preface,
     pub(super) state: State,
     /// All listeners; generations name them by their place in this list.
     pub(super) listeners: Vec<listeners::Carried>,
@@ -81,42 +87,7 @@ pub(super) struct Scoreboard {
     pub(super) free: Vec<SheetAt>,
 }
 
-/// What goes on in the new program, put together by the one who has it.
-pub(super) struct Contents {
-    pub(super) state: State,
-    pub(super) listeners: Vec<listeners::Carried>,
-    pub(super) generations: Vec<Generation>,
-    pub(super) peers: Vec<Peer>,
-    pub(super) handoff: (RawFd, RawFd),
-    pub(super) scoreboard: Option<Scoreboard>,
-    pub(super) output: Option<output::Carried>,
-    pub(super) control: control::Carried,
-    pub(super) past: Past,
-    pub(super) pidfile: Option<PathBuf>,
-}
-
 impl Snapshot {
-    pub(super) fn new(contents: Contents) -> Snapshot {
-        let Contents { state, listeners, generations, peers, handoff, scoreboard, output, control, past, pidfile } =
-            contents;
-        let (format, protocol, version) = (FORMAT, PROTOCOL, VERSION.to_owned());
-        Snapshot {
-            format,
-            protocol,
-            version,
-            state,
-            listeners,
-            generations,
-            peers,
-            handoff,
-            scoreboard,
-            output,
-            control,
-            past,
-            pidfile,
-        }
-    }
-
     /// Every fd that must stay open.
     pub(super) fn fds(&self) -> Vec<RawFd> {
         let listeners = self.listeners.iter().map(|listener| listener.fd);
@@ -183,7 +154,8 @@ mod tests {
             generation: 1,
             sheet: Some(SheetAt { offset: 8192, lanes: 4 }),
         };
-        Snapshot::new(Contents {
+        Snapshot {
+            preface: Preface::ours(),
             state,
             listeners: Vec::new(),
             generations: vec![Generation {
@@ -199,7 +171,7 @@ mod tests {
             control: control::Carried::default(),
             past: crate::supervisor::report::History::default().past,
             pidfile: Some("/run/x.pid".into()),
-        })
+        }
     }
 
     fn read(value: &Value) -> Result<Snapshot, String> {

@@ -18,7 +18,7 @@ use super::output::{self, Output};
 use super::perform::{Passed, Peer, Performer, Prepared, Source, watch};
 use super::reap::PidFd;
 use super::report::History;
-use super::snapshot::{self, Contents, Snapshot};
+use super::snapshot::{self, Preface, Snapshot};
 use super::spawn;
 use super::token::Token;
 use super::{State, pidfile::PidFile};
@@ -138,7 +138,8 @@ impl Performer<'_> {
     fn snapshot(&self, state: &State) -> Snapshot {
         let listeners = self.listeners.all();
         let place = |wanted: &Rc<Listener>| listeners.iter().position(|listener| Rc::ptr_eq(listener, wanted));
-        Snapshot::new(Contents {
+        Snapshot {
+            preface: Preface::ours(),
             state: state.clone(),
             listeners: listeners.iter().map(|listener| listener.pack()).collect(),
             generations: self
@@ -173,7 +174,7 @@ impl Performer<'_> {
             control: self.control.pack(),
             past: self.history.past.clone(),
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned()),
-        })
+        }
     }
 
     /// Executes the new program. Returns only if that fails, with the reason; then everything is as before.
@@ -296,7 +297,7 @@ impl Estate {
             }
         }
         let estate = Estate {
-            version: snapshot.version,
+            version: snapshot.preface.version,
             state: snapshot.state,
             listeners,
             generations: snapshot.generations,
