@@ -1,143 +1,23 @@
 """Stories of reloads: what changes, what stays, and what a reload that fails leaves untouched."""
 
-import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from harness import Connection, Gate, until
 from harness.broken import CODE, SETTINGS, Broken
+from harness.deployed import APP, PATHS, Visitor, free_port, instance  # noqa: F401
 from harness.http import ConnectionEnded
 from harness.processes import alive, open_files, proportional_memory
 from harness.requirement import command
 from harness.server import APPS, control, write
 
-APP = """
-import os, sys
-
-def app(environ, start_response):
-    path = environ["PATH_INFO"]
-    text = {text}
-    start_response("200 OK", [])
-    return [str(text).encode()]
-"""
-PATHS = APP.format(text='{"/pid": os.getpid(), "/prefix": sys.prefix, "/env": os.environ.get("GREETING"), '
-                        '"/multithread": environ["wsgi.multithread"], "/folder": os.getcwd(), '
-                        '"/file": __file__}.get(path, "hello")')
-
 GATED = (APPS / "plain.py").read_text().replace('b"hello\\n"', 'b"hello"')
-
-
-class Instance:
-    """A server with a control socket, and all its settings in a file: a command line would outrank what a reload reads."""
-
-    def __init__(self, serve, directory, settings, files, words=(), **more):
-        self.file = directory / "settings.toml"
-        self.socket = directory / "control.sock"
-        self.port = free_port()
-        self.configure(**settings)
-        self.server = serve("app:app", "-c", self.file, "--control-socket", self.socket, *words, bind=[], python=None,
-                            workers=None, files={"app.py": PATHS} | (files or {}),
-                            env={"PYTHONDONTWRITEBYTECODE": "1"}, **more)
-        self.folder = self.server.app_directory
-
-    def configure(self, lines="", **settings):
-        """Writes the file: `settings` above what each test has, then `lines` as they are."""
-        usual = {"bind": f"127.0.0.1:{self.port}", "python": sys.executable, "workers": 2}
-        named = {name: value for name, value in (usual | settings).items() if not lines.startswith(name)}
-        text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in named.items() if value is not None)
-        self.file.write_text(text + lines)
-
-    def deploy(self, **files):
-        write(self.folder, {name.replace("__", "/") + ".py": text for name, text in files.items()})
-
-    def ctl(self, *words):
-        return control("-s", self.socket, *words, timeout=60)
-
-    def reload(self):
-        """A reload that works: what was said."""
-        done = self.ctl("reload")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def get(self, target, address=None):
-        with self.server.connect(address) as client:
-            return client.get(target).text
-
-    def gone(self, pids):
-        until(lambda: not set(pids) & set(self.server.children), "the old generation to be gone")
-
-    @property
-    def listeners(self):
-        """Address -> inode of the sockets that the arbiter listens on."""
-        held = [target for _, target in sorted(open_files(self.server.pid).items())]
-        sockets = [int(target[8:-1]) for target in held if target.startswith("socket:[")]
-        names = _listening_inodes()
-        return {names[inode]: inode for inode in sockets if inode in names and "control" not in str(names[inode])}
-
-
-def _listening_inodes():
-    found = {}
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        columns = line.split()
-        if columns[3] == "0A":
-            found[int(columns[9])] = int(columns[1].split(":")[1], 16)
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        columns = line.split(maxsplit=7)
-        if int(columns[3], 16) & 0x10000 and len(columns) == 8:
-            found[int(columns[6])] = columns[7]
-    return found
-
-
-@pytest.fixture
-def instance(serve, tmp_path):
-    """instance(name=value, files=..., words=...): see Instance."""
-
-    def start(files=None, words=(), wait=True, wrapper=(), **settings):
-        return Instance(serve, tmp_path, settings, files, words, wait=wait, wrapper=wrapper)
-
-    return start
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Visitor:
-    """Asks without a pause, each time on a new connection and on a kept one, until `leave`; every answer must be right."""
-
-    def __init__(self, server):
-        self.server, self.answers, self.wrong = server, 0, []
-        self._go_on = True
-        self._thread = threading.Thread(target=self._visit, daemon=True)
-        self._thread.start()
-        until(lambda: self.answers > 2 or self.wrong, "answers")
-        self.before = self.answers
-
-    def _visit(self):
-        with self.server.connect() as kept:
-            while self._go_on:
-                try:
-                    texts = [self.server.get("/").text, kept.get("/").text]
-                except Exception as error:  # noqa: BLE001
-                    self.wrong.append(repr(error))
-                    return
-                self.answers += 2
-                self.wrong += [text for text in texts if text != "hello"]
-
-    def leave(self):
-        until(lambda: self.answers > self.before + 2 or self.wrong, "answers")
-        self._go_on = False
-        self._thread.join(20)
-        assert not self.wrong, self.wrong
 
 
 # What fails is rolled back
@@ -391,6 +271,21 @@ def test_what_waits_at_a_listener_that_a_reload_removes_is_answered_before_it_is
     if kind == "unix":
         assert not os.path.exists(address)
     assert one.get("/") == "hello"
+
+
+def test_a_connection_from_a_listener_that_a_reload_removes_is_still_one_of_that_listener(instance):
+    """It is handed over to a generation that has no such listener."""
+    ports = [free_port() for _ in range(2)]
+    binds = [f"127.0.0.1:{port}" for port in ports]
+    one = instance(bind=binds, workers=1, files={"app.py": APP.format(text='environ["SERVER_PORT"]')})
+    with one.server.connect(("127.0.0.1", ports[1])) as client:
+        assert client.get("/").text == str(ports[1])
+        before = one.server.children
+        one.configure(bind=binds[:1])
+        one.reload()
+        one.gone(before)
+        assert client.get("/").text == str(ports[1])
+    assert one.get("/") == str(ports[0])
 
 
 # Who answers what

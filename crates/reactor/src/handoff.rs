@@ -327,7 +327,7 @@ impl Reactor {
         };
         let now = Instant::now();
         for ((record, bytes), socket) in records.into_iter().zip(fds) {
-            let listener = record.listener.and_then(|address| self.listener_number(&address)).unwrap_or(0);
+            let listener = record.listener.map_or(0, |address| self.listener_number(address));
             self.sheet.count(Counter::TakenOver);
             let token = self.new_token();
             let mut connection = Connection::new(token, socket, record.peer, listener, &self.settings, now);

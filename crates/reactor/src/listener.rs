@@ -52,8 +52,14 @@ impl Listeners {
         Listeners { all, open: false, reserve: spare(), said_full: None }
     }
 
-    pub(crate) fn number(&self, address: &ListenerAddress) -> Option<u32> {
-        (0_u32..).zip(&self.all).find(|(_, listener)| listener.address == *address).map(|(n, _)| n)
+    /// The number of the listener with this address. A connection that another generation accepted may come from one that
+    /// this generation does not have: its address gets a number, too.
+    pub(crate) fn number(&mut self, address: ListenerAddress) -> u32 {
+        let known = (0_u32..).zip(&self.all).find(|(_, listener)| listener.address == address).map(|(n, _)| n);
+        known.unwrap_or_else(|| {
+            self.all.push(Listener { fd: None, address, watched: false });
+            u32::try_from(self.all.len() - 1).unwrap_or_default()
+        })
     }
 
     pub(crate) fn address(&self, n: u32) -> Option<ListenerAddress> {

@@ -513,8 +513,8 @@ impl Reactor {
         lock(&self.table).enter()
     }
 
-    /// The number of the listener with this address.
-    pub(crate) fn listener_number(&self, address: &ListenerAddress) -> Option<u32> {
+    /// The number of the listener with this address, even if it is none of ours.
+    pub(crate) fn listener_number(&self, address: ListenerAddress) -> u32 {
         lock(&self.listeners).number(address)
     }
 
