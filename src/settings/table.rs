@@ -159,7 +159,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
               was sent, the stack goes to the log, and the worker is replaced after its other requests. 0 turns it off."),
     Setting::new("graceful_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("30"), "Seconds that running requests get at a stop or a reload")
         .flags(&["--graceful-timeout"])
-        .doc("After it, what still runs is cut with a record that names it. TimeoutStopSec= of the unit must be longer."),
+        .doc("After it, what still runs is cut with a record that names it. Under systemd, TimeoutStopSec= may be shorter: while requests finish the instance \
+              asks for the time that it needs."),
     Setting::new("boot_timeout", Section::Timeouts, Kind::Seconds { min: 0.0 }, Is("120"), "Seconds that the application may take to be imported")
         .flags(&["--boot-timeout"])
         .doc("For the mold with preload_app, and for each worker. What takes longer is given up, and the record shows where \

@@ -125,11 +125,27 @@ pub(crate) fn signal_name(signal: i32) -> String {
     known.map_or_else(|_| format!("signal {signal}"), |name| name.to_string())
 }
 
+/// A request in a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    /// `GET /report for 3.2 s`.
+    pub(crate) text: String,
+    /// Its id, empty if it has none.
+    pub(crate) id: String,
+}
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if self.id.is_empty() { Ok(()) } else { write!(f, " (id {})", self.id) }
+    }
+}
+
 /// What was found at a process that died or is about to be killed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Findings {
-    /// The requests in its lanes: `GET /report for 3.2 s`.
-    pub(crate) requests: Vec<String>,
+    /// The requests in its lanes.
+    pub(crate) requests: Vec<InFlight>,
     /// The kernel has killed something for want of memory since the last time that this was looked at.
     pub(crate) out_of_memory: bool,
     /// What its threads do, if it lives: `python sleeps in futex_wait_queue`.

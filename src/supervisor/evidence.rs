@@ -4,6 +4,7 @@
 //! does not react; where its threads wait in the kernel often tells as much. Invariant: nothing here waits or fails; what
 //! cannot be read is left out.
 
+use super::event::InFlight;
 use rgunicorn_protocol::Sheet;
 use rgunicorn_protocol::scoreboard::{LaneState, monotonic_us};
 use std::fs::{self, File};
@@ -14,8 +15,8 @@ const MOST_THREADS: usize = 8;
 /// Bytes of a stack that are told.
 const MOST_STACK: usize = 16 * 1024;
 
-/// The requests in the lanes of a worker, the oldest first: `GET /report for 3.2 s`.
-pub(super) fn requests(sheet: &Sheet) -> Vec<String> {
+/// The requests in the lanes of a worker, the oldest first.
+pub(super) fn requests(sheet: &Sheet) -> Vec<InFlight> {
     let now = monotonic_us();
     let mut running: Vec<_> = sheet.lanes().iter().filter_map(|lane| lane.look()).collect();
     running.sort_by_key(|running| running.glance.since);
@@ -26,7 +27,8 @@ pub(super) fn requests(sheet: &Sheet) -> Vec<String> {
             LaneState::Application => "",
             LaneState::Client => " (waiting for its client)",
         };
-        format!("{} {}{cut} for {age:.1} s{client}", running.method, running.path)
+        let text = format!("{} {}{cut} for {age:.1} s{client}", running.method, running.path);
+        InFlight { text, id: running.id }
     };
     running.into_iter().map(name).collect()
 }
@@ -91,12 +93,15 @@ mod tests {
     fn requests_are_named_with_their_age_oldest_first() {
         let sheet = Sheet::private(3).unwrap();
         let now = monotonic_us();
-        sheet.lane(0).unwrap().begin(now - 1_000_000, b"GET", b"/young");
-        sheet.lane(2).unwrap().begin(now - 3_000_000, b"POST", &[b'o'; 300]);
-        let found = requests(&sheet);
+        sheet.lane(0).unwrap().begin(now - 1_000_000, b"GET", b"/young", b"4bf9");
+        sheet.lane(2).unwrap().begin(now - 3_000_000, b"POST", &[b'o'; 300], b"");
+        let found: Vec<String> = requests(&sheet).iter().map(InFlight::to_string).collect();
         assert_eq!(found.len(), 2);
-        assert!(found[0].starts_with("POST ooo") && found[0].contains("... for 3."), "{found:?}");
-        assert!(found[1].starts_with("GET /young for 1."), "{found:?}");
+        assert!(
+            found[0].starts_with("POST ooo") && found[0].contains("... for 3.") && found[0].ends_with(" s"),
+            "{found:?}"
+        );
+        assert!(found[1].starts_with("GET /young for 1.") && found[1].ends_with(" s (id 4bf9)"), "{found:?}");
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Performer<'_> {
             for process in generation.processes.values() {
                 let tags: Tags = generation.tags(process);
                 let requests = self.sheet(process.serial).map(evidence::requests).unwrap_or_default();
+                let requests: Vec<String> = requests.iter().map(ToString::to_string).collect();
                 let threads = process.pid.map(evidence::threads).unwrap_or_default();
                 let part = |what: &str, list: &[String]| {
                     if list.is_empty() { String::new() } else { format!("; {what}: {}", list.join(", ")) }

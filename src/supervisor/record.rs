@@ -4,7 +4,7 @@
 //! one record, one traceback is one record. Knows no process. Invariant: a record that asks for action names the
 //! generation, the slot and the pid where there is one.
 
-use super::event::{Exit, Findings, signal_name};
+use super::event::{Exit, Findings, InFlight, signal_name};
 use super::process::Killed;
 use super::vigil::{ANSWER_TIME, HALT_TIME};
 use rgunicorn_log::event;
@@ -189,7 +189,7 @@ impl Record {
                     None => "while it waited for its promotion".to_owned(),
                 };
                 error!(
-                    tagged(log, *tags), "{} {}{} {}{}; a new one starts {}", capital(*tags), exit, cause(findings), when,
+                    with_ids(tagged(log, *tags), findings), "{} {}{} {}{}; a new one starts {}", capital(*tags), exit, cause(findings), when,
                     amid(findings), delay(*retry);
                     event::WORKER_DIED, "exit" => exit.to_string()
                 );
@@ -206,7 +206,7 @@ impl Record {
             Record::Left { tags } => debug!(tagged(log, *tags), "{} has left", capital(*tags); event::WORKER_EXITED),
             Record::LeftBadly { tags, exit, findings } => {
                 warn!(
-                    tagged(log, *tags), "{} {}{} while it was leaving{}", capital(*tags), exit, cause(findings),
+                    with_ids(tagged(log, *tags), findings), "{} {}{} while it was leaving{}", capital(*tags), exit, cause(findings),
                     amid(findings); event::WORKER_EXITED
                 );
             }
@@ -221,7 +221,8 @@ impl Record {
                     [] => String::new(),
                     threads => format!(". Its threads: {}", threads.join(", ")),
                 };
-                error!(tagged(log, *tags), "{} is killed{}: {}{}", capital(*tags), amid(evidence), because, threads; id);
+                error!(with_ids(tagged(log, *tags), evidence), "{} is killed{}: {}{}", capital(*tags), amid(evidence),
+                    because, threads; id);
             }
             Record::Halted { tags, signal, killed_in } => {
                 let then = match killed_in {
@@ -362,9 +363,19 @@ fn amid(findings: &Findings) -> String {
     let more = findings.requests.len() - shown.len();
     match (shown, more) {
         ([], _) => String::new(),
-        (shown, 0) => format!(" in the middle of {}", shown.join(", ")),
-        (shown, more) => format!(" in the middle of {} and {more} more", shown.join(", ")),
+        (shown, 0) => format!(" in the middle of {}", listed(shown)),
+        (shown, more) => format!(" in the middle of {} and {more} more", listed(shown)),
     }
+}
+
+fn listed(requests: &[InFlight]) -> String {
+    requests.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A field for each request, so that the record is found by any of their ids.
+fn with_ids(log: Logger, findings: &Findings) -> Logger {
+    let named = findings.requests.iter().take(MOST_REQUESTS).filter(|request| !request.id.is_empty());
+    named.fold(log, |log, request| log.new(o!("request_id" => request.id.clone())))
 }
 
 /// The tags at the start of a sentence.

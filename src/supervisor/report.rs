@@ -558,6 +558,7 @@ impl Performer<'_> {
                         method: running.method,
                         path: running.path,
                         truncated: running.truncated,
+                        id: running.id,
                     });
                 }
             }

@@ -1,7 +1,7 @@
 //! Silence, stops, old age and an arbiter that did not run, told as stories.
 
 use super::decide::Purpose;
-use super::event::{Event, Exit, Findings, Order, Plan};
+use super::event::{Event, Exit, Findings, InFlight, Order, Plan};
 use super::process::Killed;
 use super::record::Record;
 use super::vigil::{ANSWER_TIME, HALT_TIME, PING_EVERY};
@@ -156,7 +156,11 @@ fn an_overgrown_worker_is_killed_at_once() {
 fn a_death_is_recorded_with_what_was_found() {
     let mut world = World::serving(plan(1));
     let from = world.serve()[0];
-    let findings = Findings { requests: vec!["GET /x for 1.0 s".into()], out_of_memory: true, threads: Vec::new() };
+    let findings = Findings {
+        requests: vec![InFlight { text: "GET /x for 1.0 s".into(), id: String::new() }],
+        out_of_memory: true,
+        threads: Vec::new(),
+    };
     let exit = Exit::Signal { signal: 9, core: false };
     world.processes.remove(&from);
     world.happen(Event::Exited { from, exit, findings: findings.clone() });

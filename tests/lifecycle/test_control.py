@@ -71,12 +71,14 @@ def test_a_request_that_runs_is_listed_with_its_worker_until_it_is_over(instance
     server, ctl = instance("plain:app", "--workers", 2)
     gate = Gate(tmp_path)
     with server.connect() as client:
-        client.request(target=gate.target)
+        client.request(target=gate.target, headers=[("X-Request-ID", "from-nginx")])
         pid = gate.entered()
         (request,) = asked(ctl, "requests")["requests"]
         assert (request["method"], request["path"], request["pid"]) == ("GET", gate.target, pid)
         assert request["state"] == "application" and request["seconds"] >= 0
-        assert gate.target in ctl("requests").stdout
+        # Who speaks from 127.0.0.1 is believed, as a proxy would be.
+        assert request["id"] == "from-nginx"
+        assert f"from-nginx  GET {gate.target}" in ctl("requests").stdout
         assert asked(ctl, "status")["workers_busy"] == 1
         gate.open()
         assert client.response().status == 200

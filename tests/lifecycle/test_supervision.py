@@ -81,7 +81,8 @@ def test_the_record_of_a_killed_worker_names_the_request_that_it_was_in(serve, t
         with pytest.raises(ConnectionEnded):
             client.response()
     record = server.found(f"pid {victim}.* was killed by SIGKILL")
-    assert re.search(r"in the middle of GET /gate\S* for [\d.]+ s; a new one starts at once", record.text), record.text
+    middle = r"in the middle of GET /gate\S* for [\d.]+ s \(id [0-9a-f]{32}\); a new one starts at once"
+    assert re.search(middle, record.text), record.text
     assert "memory" not in record.text, "nothing was out of memory"
 
 

@@ -30,6 +30,8 @@ def app(environ, start_response):
         # Two forks away, so that it is nobody's child by the time it prints; it prints on when the worker is gone.
         subprocess.run(["sh", "-c", "(while kill -0 $PPID; do :; done; echo left behind) 2>/dev/null &"], check=True)
         os._exit(0)
+    if path == "/hangs":
+        threading.Event().wait()
     if path == "/torn":
         os.write(1, b"the first half ")
     if path == "/mended":
@@ -82,6 +84,21 @@ def test_an_error_is_found_by_the_id_that_its_client_was_told(instance):
     (record,) = until(lambda: one.box.journal(f"RGUNICORN_REQUEST_ID={answer.header('X-Request-ID')}"), "the record")
     assert "Traceback" in record["MESSAGE"] and record["PRIORITY"] == "3"
     assert (a("INSTANCE", record), a("EXCEPTION", record)) == ("errors", "RuntimeError")
+
+
+def test_what_became_of_a_request_without_an_answer_is_found_by_its_id(instance):
+    one = instance("unanswered", {"plain.py": APP}, timeout=1, graceful_timeout=1).open()
+    one.may_fail = True
+    with one.connect() as client:
+        client.request(target="/dies", headers=[("X-Request-ID", "died-with-its-worker")])
+        client.ended()
+    one.found("exited with status 7")
+    (record,) = one.records("RGUNICORN_REQUEST_ID=died-with-its-worker")
+    assert "in the middle of GET /dies for" in record["MESSAGE"] and "(id died-with-its-worker)" in record["MESSAGE"]
+    with one.connect() as client:
+        assert client.get("/hangs", [("X-Request-ID", "took-too-long")]).status == 504
+    for told in ("GET /hangs has been in the application for", "GET /hangs is cut off after"):
+        one.found(told, "RGUNICORN_REQUEST_ID=took-too-long")
 
 
 @on_both

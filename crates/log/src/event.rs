@@ -255,8 +255,7 @@ events! {
     REQUEST_CUT "fc115ed0ba324cc399bb262505c9e771"
     "A request was cut off"
     "Its worker had to leave, by a stop, a reload or a limit, and graceful_timeout has passed. The client \
-    sees its connection end. Raise graceful_timeout, and TimeoutStopSec= of the unit with it, if such \
-    requests are expected."
+    sees its connection end. Raise graceful_timeout if such requests are expected."
 
     REQUEST_REJECTED "fa5198ca8f5f4dd88b69983570796a4e"
     "A request was rejected"
@@ -359,6 +358,41 @@ mod tests {
             assert!(event.uuid.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
             assert!(!event.subject.is_empty() && event.explanation.ends_with('.'), "{}", event.name);
         }
+    }
+
+    /// All Rust sources under `folder` but this file.
+    fn sources(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("log/src/event.rs") {
+                found.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    /// An entry of the catalog that no record has would promise what never happens.
+    #[test]
+    fn every_event_is_that_of_a_record() {
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let mut found = Vec::new();
+        sources(&root.join("src"), &mut found);
+        for each in std::fs::read_dir(root.join("crates")).unwrap() {
+            let folder = each.unwrap().path().join("src");
+            if folder.is_dir() {
+                sources(&folder, &mut found);
+            }
+        }
+        let named: HashSet<&str> = found
+            .iter()
+            .flat_map(|source| {
+                source.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':')
+            })
+            .filter_map(|word| word.strip_prefix("event::").or_else(|| word.strip_prefix("id::")))
+            .collect();
+        let orphans: Vec<_> = ALL.iter().map(|event| event.name).filter(|name| !named.contains(name)).collect();
+        assert!(orphans.is_empty(), "no record has the id of {orphans:?}");
     }
 
     #[test]

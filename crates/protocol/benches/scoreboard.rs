@@ -29,8 +29,15 @@ fn main() {
     let lane = sheet.lane(0).unwrap();
     let now = Instant::now();
     let path = b"/articles/2024/11/some-title?utm_source=feed&page=2";
+    let id = b"4bf92f3577b34da6a3ce929d0e0e4736";
     measure("a request: begin, progress, record, end", || {
-        lane.begin(sheet.microseconds(black_box(now)), black_box(b"GET"), black_box(path));
+        lane.begin(sheet.microseconds(black_box(now)), black_box(b"GET"), black_box(path), black_box(id));
+        lane.progress(black_box(7));
+        sheet.record(black_box(now), black_box(200), black_box(11), Duration::from_micros(100), Duration::ZERO);
+        lane.end();
+    });
+    measure("the same of a request without an id", || {
+        lane.begin(sheet.microseconds(black_box(now)), black_box(b"GET"), black_box(path), black_box(b""));
         lane.progress(black_box(7));
         sheet.record(black_box(now), black_box(200), black_box(11), Duration::from_micros(100), Duration::ZERO);
         lane.end();
@@ -45,7 +52,7 @@ fn main() {
     measure("the clock, for comparison", || {
         black_box(monotonic_us());
     });
-    lane.begin(1, b"GET", path);
+    lane.begin(1, b"GET", path, id);
     measure("a glance of the standby", || {
         black_box(lane.glance());
     });

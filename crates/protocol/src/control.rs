@@ -315,6 +315,8 @@ pub struct Request {
     pub path: String,
     /// Whether `path` is cut.
     pub truncated: bool,
+    /// The id by which its records are found, empty if it has none.
+    pub id: String,
 }
 
 #[cfg(test)]

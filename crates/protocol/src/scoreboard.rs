@@ -15,9 +15,9 @@
 //! ```text
 //! arbiter   board.issue(lanes, owner) -> Sheet      (at() goes into Fork)      board.reclaim(sheet) when the worker is gone
 //! worker    Sheet::open(fd, at)                      sheet.sign(), sheet.lane(n), sheet.count(..), sheet.record(..)
-//! lane      record.begin(us, method, path) ... record.progress(us) ... record.end()
+//! lane      record.begin(us, method, path, id) ... record.progress(us) ... record.end()
 //! standby   record.glance() -> request number, since, progress, thread         (timeouts)
-//! arbiter   record.look()   -> the same with method and path                   (rgunicornctl requests)
+//! arbiter   record.look()   -> the same with method, path and id               (rgunicornctl requests)
 //! ```
 
 mod lane;
@@ -44,8 +44,10 @@ use tally::SharedTally;
 
 /// `RGSCORE` and a NUL.
 const MAGIC: u64 = u64::from_le_bytes(*b"RGSCORE\0");
-/// Raised with each change of the layout.
-const VERSION: u32 = 1;
+/// Raised with each change of the layout. The arbiter's next program begins new figures then, and what systemd has kept is
+/// closed; molds that go on would number their workers' sheets in the old file, so the form of the arbiter's state is
+/// raised with it and such an upgrade is refused.
+const VERSION: u32 = 2;
 /// Sheets and the two parts before them begin at multiples of this, which mmap(2) asks for; that of every architecture
 /// with pages of at most 64 KiB.
 const PAGE: u64 = 65536;
@@ -290,7 +292,7 @@ mod tests {
         written.sign();
         written.count(Counter::Accepted);
         written.record(Instant::now(), 200, 5, Duration::from_millis(1), Duration::ZERO);
-        written.lane(3).unwrap().begin(1, b"GET", b"/");
+        written.lane(3).unwrap().begin(1, b"GET", b"/", b"");
         assert_eq!(read.pid(), std::process::id() as i32);
         assert_eq!(read.owner(), owner(7));
         assert_eq!((read.tally().requests(), read.tally().connections(), read.busy()), (1, 1, 1));
@@ -340,7 +342,7 @@ mod tests {
         let first = board.issue(2, owner(1)).unwrap();
         let place = first.at();
         first.record(Instant::now(), 200, 1, Duration::ZERO, Duration::ZERO);
-        first.lane(0).unwrap().begin(1, b"GET", b"/");
+        first.lane(0).unwrap().begin(1, b"GET", b"/", b"");
         board.reclaim(first);
         let second = board.issue(2, owner(2)).unwrap();
         assert_eq!(second.at(), place);
@@ -353,7 +355,7 @@ mod tests {
         let sheets: Vec<Sheet> = [1, 1000, 3].iter().map(|lanes| board.issue(*lanes, owner(1)).unwrap()).collect();
         for sheet in &sheets {
             for lane in sheet.lanes() {
-                lane.begin(1, &[b'M'; 16], &[b'p'; 200]);
+                lane.begin(1, &[b'M'; 16], &[b'p'; 200], &[b'i'; 128]);
             }
         }
         assert!(sheets.iter().all(|sheet| sheet.busy() == sheet.lanes().len() && sheet.tally() == Tally::default()));

@@ -193,7 +193,8 @@ impl Reactor {
             }
             let (head, bytes) = (exchange.head(), exchange.bytes());
             let since = self.sheet.microseconds(exchange.started());
-            record.begin(since, head.method_span.of(bytes), head.target.of(bytes));
+            let id = exchange.request_id().unwrap_or_default();
+            record.begin(since, head.method_span.of(bytes), head.target.of(bytes), id);
         }
         exchange.set_lane(lane);
         if !self.settings.timeout.is_zero() {
@@ -202,6 +203,12 @@ impl Reactor {
         self.lanes.enter_coroutine();
         exchange.listen();
         Some(lane)
+    }
+
+    /// The id of the lane's request, if there is a request and it has one.
+    pub fn request_id_of(&self, lane: usize) -> Option<String> {
+        let running = self.sheet.lane(lane)?.look()?;
+        Some(running.id).filter(|id| !id.is_empty())
     }
 
     /// The response is over: what the coroutine still does concerns no client, and has no `timeout`.

@@ -744,7 +744,8 @@ impl Reactor {
         if let Some(record) = self.sheet.lane(lane) {
             let (head, bytes) = (exchange.head(), exchange.bytes());
             let since = self.sheet.microseconds(exchange.started());
-            record.begin(since, head.method_span.of(bytes), head.target.of(bytes));
+            let id = exchange.request_id().unwrap_or_default();
+            record.begin(since, head.method_span.of(bytes), head.target.of(bytes), id);
         }
         exchange.set_lane(lane);
         if !self.settings.timeout.is_zero() {

@@ -93,7 +93,7 @@ impl Reactor {
                         or graceful_timeout is over",
                         running.method,
                         running.path,
-                        seconds; event::REQUEST_CUT
+                        seconds; event::REQUEST_CUT, "request_id" => Some(&running.id).filter(|id| !id.is_empty())
                     );
                 }
                 crate::sys::end_process();

@@ -170,7 +170,7 @@ pub(crate) fn requests(requests: &[Request]) -> String {
     if requests.is_empty() {
         return "no request runs\n".into();
     }
-    let head = ["FOR", "QUIET", "SLOT", "LANE", "PID", "WAITS FOR", "REQUEST"];
+    let head = ["FOR", "QUIET", "SLOT", "LANE", "PID", "WAITS FOR", "ID", "REQUEST"];
     let row = |request: &Request| {
         let dots = if request.truncated { "..." } else { "" };
         vec![
@@ -180,6 +180,7 @@ pub(crate) fn requests(requests: &[Request]) -> String {
             request.lane.to_string(),
             request.pid.to_string(),
             request.state.clone(),
+            if request.id.is_empty() { "-".into() } else { request.id.clone() },
             format!("{} {}{dots}", request.method, request.path),
         ]
     };
@@ -294,10 +295,16 @@ mod tests {
 
     #[test]
     fn a_request_that_runs_is_one_line() {
-        let request = Request { seconds: 31.5, method: "GET".into(), path: "/slow".into(), ..Request::default() };
+        let request = Request {
+            seconds: 31.5,
+            method: "GET".into(),
+            path: "/slow".into(),
+            id: "4bf9".into(),
+            ..Request::default()
+        };
         let text = requests(&[request]);
         assert_eq!(text.lines().count(), 2);
-        assert!(text.contains("31.50 s") && text.contains("GET /slow"), "{text}");
+        assert!(text.contains("31.50 s") && text.contains("4bf9  GET /slow"), "{text}");
         assert_eq!(requests(&[]), "no request runs\n");
     }
 }

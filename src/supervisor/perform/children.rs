@@ -3,7 +3,7 @@
 //! Owns the books of their channels, pidfds and sheets ([`Peer`]), and reads what they say. Decides nothing: what
 //! it finds becomes events. Invariant: what a process said before its end is delivered before its end.
 
-use super::super::event::{Event, Exit, Findings, Serial};
+use super::super::event::{Event, Exit, Findings, InFlight, Serial};
 use super::super::evidence;
 use super::super::output::Output;
 use super::super::reap::{self, Pause, PidFd};
@@ -99,7 +99,7 @@ impl Performer<'_> {
         Findings { requests, out_of_memory: false, threads: evidence::threads(pid) }
     }
 
-    fn requests_of(&self, serial: Serial) -> Vec<String> {
+    fn requests_of(&self, serial: Serial) -> Vec<InFlight> {
         let sheet = self.peers.get(&serial).and_then(|peer| peer.sheet.as_ref());
         sheet.map(evidence::requests).unwrap_or_default()
     }

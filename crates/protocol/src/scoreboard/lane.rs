@@ -1,6 +1,6 @@
 //! A lane's record: which request it works on, since when.
 //!
-//! Owns the layout of 256 bytes. One writer, the lane's own thread (and for `progress` whoever makes progress for it);
+//! Owns the layout of 384 bytes. One writer, the lane's own thread (and for `progress` whoever makes progress for it);
 //! readers are the worker's standby and the arbiter. Invariant: a reader gets one request's figures whole or nothing.
 //!
 //! **The protocol** is a sequence lock: `version` is odd while a request's text is written, and grows by two from request
@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 const METHOD: usize = 2;
 /// Words of 8 bytes for the path.
 const PATH: usize = 25;
+/// Words of 8 bytes for the id; the longest that is taken over from a proxy fits.
+const ID: usize = 16;
 /// How often a reader looks again at a record that changes under its eyes.
 const TRIES: usize = 32;
 
@@ -31,9 +33,11 @@ pub struct LaneRecord {
     thread: AtomicI32,
     /// Lengths of what follows, after truncation: the method's in the low half, the path's in the high one.
     lengths: AtomicU32,
-    reserved: AtomicU32,
+    /// That of the id, after truncation; 0: it has none.
+    id_length: AtomicU32,
     method: [AtomicU64; METHOD],
     path: [AtomicU64; PATH],
+    id: [AtomicU64; ID],
 }
 
 /// Where a lane that has a request is.
@@ -71,6 +75,8 @@ pub struct Running {
     pub path: String,
     /// Whether `path` is only a beginning.
     pub truncated: bool,
+    /// The id by which its records are found, escaped to ASCII, truncated to 128 bytes; empty if it has none.
+    pub id: String,
 }
 
 impl LaneRecord {
@@ -79,8 +85,9 @@ impl LaneRecord {
         self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
     }
 
-    /// A request begins at `now` (microseconds of CLOCK_MONOTONIC). Only by the lane's own thread.
-    pub fn begin(&self, now: u64, method: &[u8], path: &[u8]) {
+    /// A request begins at `now` (microseconds of CLOCK_MONOTONIC); `id` is empty if it has none. Only by the lane's own
+    /// thread.
+    pub fn begin(&self, now: u64, method: &[u8], path: &[u8], id: &[u8]) {
         // The lane is the only writer.
         let version = self.version.load(Ordering::Relaxed) | 1;
         self.version.store(version, Ordering::Relaxed);
@@ -90,6 +97,9 @@ impl LaneRecord {
         let path = &path[..path.len().min(PATH * 8)];
         write(&self.method, method);
         write(&self.path, path);
+        let id = &id[..id.len().min(ID * 8)];
+        write(&self.id, id);
+        self.id_length.store(id.len() as u32, Ordering::Relaxed);
         let lengths = method.len() as u32 | (path.len() as u32) << 16 | u32::from(truncated) << 31;
         self.lengths.store(lengths, Ordering::Relaxed);
         self.since.store(now, Ordering::Relaxed);
@@ -136,6 +146,7 @@ impl LaneRecord {
                 method: read(&self.method, (lengths & 0xffff) as usize),
                 path: read(&self.path, (lengths >> 16 & 0x7fff) as usize),
                 truncated: lengths >> 31 != 0,
+                id: read(&self.id, self.id_length.load(Ordering::Relaxed) as usize),
             }
         })
     }
@@ -194,32 +205,35 @@ mod tests {
         let sheet = Sheet::private(1).unwrap();
         let lane = sheet.lane(0).unwrap();
         assert_eq!(lane.look(), None);
-        lane.begin(7, b"GET", b"/a?b=\xff");
+        lane.begin(7, b"GET", b"/a?b=\xff", b"4bf9");
         lane.progress(9);
         lane.enter(LaneState::Client);
         let glance = Glance { request: 1, state: LaneState::Client, since: 7, progress: 9, thread: 0 };
-        let running = Running { glance, method: "GET".into(), path: "/a?b=\\xff".into(), truncated: false };
+        let (method, path, id) = ("GET".into(), "/a?b=\\xff".into(), "4bf9".into());
+        let running = Running { glance, method, path, truncated: false, id };
         assert_eq!(lane.look(), Some(running));
         lane.end();
         assert_eq!(lane.look(), None);
-        lane.begin(10, b"POST", b"/");
+        lane.begin(10, b"POST", b"/", b"");
         assert_eq!(lane.glance().unwrap().request, 2);
+        assert_eq!(lane.look().unwrap().id, "");
     }
 
     #[test]
     fn a_long_path_is_cut_and_says_so() {
         let sheet = Sheet::private(1).unwrap();
         let lane = sheet.lane(0).unwrap();
-        lane.begin(0, &[b'M'; 100], &[b'p'; 1000]);
+        lane.begin(0, &[b'M'; 100], &[b'p'; 1000], &[b'i'; 1000]);
         let running = lane.look().unwrap();
-        assert_eq!((running.method.len(), running.path.len(), running.truncated), (16, 200, true));
+        let lengths = (running.method.len(), running.path.len(), running.id.len());
+        assert_eq!((lengths, running.truncated), ((16, 200, 128), true));
     }
 
     #[test]
     fn a_worker_that_died_while_it_wrote_shows_nothing_and_holds_nobody_up() {
         let sheet = Sheet::private(1).unwrap();
         let lane = sheet.lane(0).unwrap();
-        lane.begin(1, b"GET", b"/");
+        lane.begin(1, b"GET", b"/", b"");
         lane.version.fetch_add(1, Ordering::Relaxed);
         assert_eq!(lane.look(), None);
     }
@@ -235,7 +249,7 @@ mod tests {
                 let mut n = 0_u64;
                 while !over.load(Ordering::Relaxed) {
                     let letter = b'a' + (n % 26) as u8;
-                    lane.begin(n, &[letter; 5], &[letter; 150]);
+                    lane.begin(n, &[letter; 5], &[letter; 150], &[letter; 32]);
                     n += 1;
                 }
             })
@@ -248,6 +262,7 @@ mod tests {
             let letter = char::from(b'a' + (running.glance.since % 26) as u8);
             assert!(running.path.len() == 150 && running.path.chars().all(|c| c == letter), "{running:?}");
             assert!(running.method.len() == 5 && running.method.chars().all(|c| c == letter), "{running:?}");
+            assert!(running.id.len() == 32 && running.id.chars().all(|c| c == letter), "{running:?}");
         }
         over.store(true, Ordering::Relaxed);
         writer.join().unwrap();
@@ -255,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_in_a_record_is_no_panic(words in proptest::collection::vec(any::<u64>(), 40)) {
+        fn garbage_in_a_record_is_no_panic(words in proptest::collection::vec(any::<u64>(), 50)) {
             let sheet = Sheet::private(1).unwrap();
             let lane = sheet.lane(0).unwrap();
             lane.version.store(words[0], Ordering::Relaxed);
@@ -263,11 +278,12 @@ mod tests {
             lane.progress.store(words[2], Ordering::Relaxed);
             lane.state.store(words[3] as u32, Ordering::Relaxed);
             lane.lengths.store(words[4] as u32, Ordering::Relaxed);
-            for (word, value) in lane.method.iter().chain(&lane.path).zip(&words[5..]) {
+            lane.id_length.store((words[4] >> 32) as u32, Ordering::Relaxed);
+            for (word, value) in lane.method.iter().chain(&lane.path).chain(&lane.id).zip(&words[5..]) {
                 word.store(*value, Ordering::Relaxed);
             }
             if let Some(running) = lane.look() {
-                prop_assert!(running.path.is_ascii());
+                prop_assert!(running.path.is_ascii() && running.id.is_ascii());
             }
         }
     }
