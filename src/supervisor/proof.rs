@@ -96,3 +96,81 @@ impl Performer<'_> {
         lines.join("\n")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Order;
+    use super::super::process::STOP_TIME;
+    use super::super::world::{World, plan};
+    use super::*;
+    use crate::supervisor::decide::Purpose;
+
+    fn deserted(world: &World) -> bool {
+        world.state.is_deserted(world.now)
+    }
+
+    /// As if everybody who could serve had got lost on a way that nobody has thought of.
+    fn lose_everybody(world: &mut World) {
+        world.state.generations[0].processes.clear();
+    }
+
+    #[test]
+    fn an_instance_is_deserted_only_if_nobody_serves_and_nobody_is_on_the_way() {
+        let mut world = World::serving(plan(2));
+        assert!(!deserted(&world));
+        lose_everybody(&mut world);
+        assert!(deserted(&world));
+        // The next event settles what is missing: those who boot have their own limit.
+        world.order(Order::ReopenLogs);
+        world.state.generations[0].mold = None;
+        world.order(Order::ReopenLogs);
+        assert!(!deserted(&world));
+    }
+
+    #[test]
+    fn one_worker_that_serves_or_boots_is_enough_and_one_that_leaves_or_the_mold_alone_is_none() {
+        let mut world = World::serving(plan(1));
+        let serial = world.serve()[0];
+        let set = |world: &mut World, phase: Phase| {
+            world.state.generations[0].processes.get_mut(&serial).unwrap().phase = phase;
+        };
+        let (now, kill_at) = (world.now, world.now + STOP_TIME);
+        for (phase, expected) in [
+            (Phase::Ready, false),
+            (Phase::Booting { since: now, deadline: None }, false),
+            (Phase::Serving { since: now }, false),
+            (Phase::Retiring { kill_at }, true),
+            (Phase::Stopping { kill_at, booting: false }, true),
+            (Phase::Faulted { kill_at }, true),
+        ] {
+            set(&mut world, phase.clone());
+            assert_eq!(deserted(&world), expected, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_starts_stops_tries_later_or_boots_a_new_generation_is_not_deserted() {
+        let starting = World::begin(Purpose::Serve, plan(1));
+        assert!(!deserted(&starting));
+
+        let mut stopping = World::serving(plan(1));
+        stopping.order(Order::Stop);
+        lose_everybody(&mut stopping);
+        assert!(!deserted(&stopping));
+
+        let mut later = World::serving(plan(1));
+        lose_everybody(&mut later);
+        for _ in 0..3 {
+            let now = later.now;
+            later.state.generations[0].backoff.fail("it died".into(), now);
+        }
+        assert!(!deserted(&later));
+        later.now += Duration::from_secs(60);
+        assert!(deserted(&later), "it has not tried");
+
+        let mut reloading = World::serving(plan(1));
+        reloading.order(Order::Reload);
+        lose_everybody(&mut reloading);
+        assert!(!deserted(&reloading));
+    }
+}

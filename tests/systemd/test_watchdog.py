@@ -3,8 +3,18 @@
 from harness import processes, until
 from harness.systems import on_both
 
+
 def restarts(one):
     return int(one.show("NRestarts"))
+
+
+def fed_for_four_seconds(one):
+    def fed():
+        return int(one.show("WatchdogTimestampMonotonic"))
+
+    until(lambda: fed() > 0, "the watchdog")
+    first = fed()
+    until(lambda: fed() > first + 4_000_000, "it is fed for four seconds", 20)
 
 
 @on_both
@@ -49,9 +59,24 @@ def test_a_long_request_without_a_limit_is_no_fault_nor_is_a_worker_that_is_bein
             one.box.run("kill", "-STOP", victim)
             until(lambda victim=victim: one.records(f"RGUNICORN_WORKER_PID={victim}"), "a record of it")
             one.box.run("kill", "-CONT", victim)
-        until(lambda: int(one.show("WatchdogTimestampMonotonic")) > 0, "the watchdog")
-        first = int(one.show("WatchdogTimestampMonotonic"))
-        until(lambda: int(one.show("WatchdogTimestampMonotonic")) > first + 4_000_000, "it is fed for four seconds", 20)
+        fed_for_four_seconds(one)
         gate.open()
         assert client.response().body == b"through the gate\n"
     assert one.arbiter == before and restarts(one) == 0
+
+
+@on_both
+def test_the_watchdog_is_fed_before_during_and_after_an_upgrade(instance):
+    one = instance("fed").drop_in("WatchdogSec=2").open()
+    one.get("/")
+    before = one.arbiter
+    for generation in (2, 3):
+        one.box.run("rgunicornctl", "-i", one.name, "upgrade")
+        one.found(f"Generation {generation} serves")
+    fed_for_four_seconds(one)
+    assert one.arbiter == before and restarts(one) == 0
+    # The next program has its watchdog, too, and not only the first one's.
+    one.may_fail = True
+    one.box.run("kill", "-STOP", str(one.arbiter))
+    until(lambda: restarts(one) == 1, "systemd to start it again", 30)
+    assert one.get("/").body == b"hello\n"
