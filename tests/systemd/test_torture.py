@@ -10,6 +10,7 @@ import pytest
 from harness import until
 from harness.requirement import command
 from harness.server import ROOT
+from harness.systems import on_debian13
 from torture import drive
 
 APP = (ROOT / "tests/torture/app.py").read_text()
@@ -26,14 +27,14 @@ def generator():
 
 @pytest.fixture
 def tortured(instance, generator):
-    """tortured("name", event, times) -> what the clients counted while event(one) happened so often."""
-    def run(name, event, happen, times, **settings):
+    """tortured("name", {event: act}, times) -> what the clients counted while each act(one) was done so often."""
+    def run(name, steps, times, **settings):
         one = instance(name, {"app.py": APP}, app="app:app", workers=2, **settings).open()
-        one.may_fail = event == "kill"
+        one.may_fail = "kill" in steps
         one.get("/?token=first")
         load = drive.Load(str(one.box.path(one.path)), 1000, 30, 7)
         try:
-            for _ in range(times):
+            for event, happen in [*steps.items()] * times:
                 load.announce(event)
                 happen(one)
                 load.announce(f"over {event}")
@@ -43,7 +44,7 @@ def tortured(instance, generator):
         finally:
             load.process.kill()
         print(json.dumps(result))
-        assert result["answered"] > 100 * times
+        assert result["answered"] > 100 * times * len(steps)
         return result
 
     return run
@@ -53,6 +54,10 @@ def restart(one):
     one.box.systemctl("restart", one.service)
 
 
+def reload(one):
+    one.box.systemctl("reload", one.service)
+
+
 def kill(one):
     before = one.arbiter
     one.box.run("kill", "-KILL", str(before))
@@ -60,13 +65,20 @@ def kill(one):
 
 
 def test_restarts_under_load_lose_nothing(tortured):
-    assert tortured("restarted", "restart", restart, TIMES)["lost_in_all"] == 0
+    assert tortured("restarted", {"restart": restart}, TIMES)["lost_in_all"] == 0
 
 
 def test_reloads_under_load_lose_nothing(tortured):
-    assert tortured("reloaded", "reload", lambda one: one.box.systemctl("reload", one.service), TIMES)["lost_in_all"] == 0
+    assert tortured("reloaded", {"reload": reload}, TIMES)["lost_in_all"] == 0
+
+
+@on_debian13
+def test_a_pool_of_threads_on_the_newer_systemd_loses_nothing_in_restarts_reloads_and_kills(tortured):
+    steps = {"restart": restart, "reload": reload, "kill": kill}
+    result = tortured("mixed", steps, max(1, TIMES // 3), worker_class="gthread", threads=4)
+    assert result["lost_in_all"] == 0, "apart from what is counted as killed"
 
 
 def test_a_killed_arbiter_loses_only_what_its_workers_held(tortured):
-    result = tortured("slain", "kill", kill, max(2, TIMES // 2))
+    result = tortured("slain", {"kill": kill}, max(2, TIMES // 2))
     assert result["lost_in_all"] == 0, "apart from what is counted as killed"
