@@ -81,6 +81,35 @@ def test_what_goes_to_wsgi_errors_has_the_id_of_its_request(serve):
     assert f"request_id={answer.header('X-Request-ID')}" in server.found("Exception on").text
 
 
+def test_what_goes_to_wsgi_errors_in_a_pool_of_greenlets_has_the_id_of_the_greenlets_request(serve):
+    app = """
+import gevent, gevent.event
+
+all_are_here = gevent.event.Event()
+here = []
+
+def app(environ, start_response):
+    here.append(1)
+    if len(here) == 8:
+        all_are_here.set()
+    all_are_here.wait()
+    print("a line of", environ["PATH_INFO"], file=environ["wsgi.errors"])
+    gevent.sleep(0)
+    environ["wsgi.errors"].write("another line of " + environ["PATH_INFO"] + "\\n")
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+"""
+    server = serve("greens:app", "--worker-class", "gevent", files={"greens.py": app})
+    server.expect("line of")
+    clients = [server.connect() for _ in range(8)]
+    for number, client in enumerate(clients):
+        client.request(target=f"/{number}", headers=[("X-Request-ID", f"id-of-{number}")])
+    for number, client in enumerate(clients):
+        assert client.response().status == 200
+        for line in ("a line of", "another line of"):
+            assert f"request_id=id-of-{number}" in server.found(f"{line} /{number}").text
+
+
 def test_a_timeout_has_its_id_in_the_record_and_on_the_page(served):
     server = served("--timeout", 1, "--graceful-timeout", 1)
     server.expect("/hangs has been in the application")

@@ -201,7 +201,7 @@ impl Started {
         let event_loop = driver.event_loop.bind(py);
         let result = event_loop.call_method0("run_forever");
         if let Err(error) = &result {
-            slog::crit!(driver.reactor.log, "the event loop has ended by an exception"; "error" => %error);
+            slog::crit!(driver.reactor.log, "the event loop has ended by an exception"; event::FAILURE, "error" => %error);
         }
         driver.reactor.finish();
         if driver.reactor.lanes.inside() > 0 && driver.bridge.shared.exit_status().is_none() {
@@ -328,7 +328,7 @@ impl Driver {
     fn begin(&self, slf: &Bound<'_, Self>, exchange: Box<Exchange>) {
         let py = slf.py();
         if let Err(error) = self.try_begin(slf, exchange) {
-            slog::error!(self.reactor.log, "a request could not be given to the application"; "error" => %error);
+            slog::error!(self.reactor.log, "a request could not be given to the application"; event::FAILURE, "error" => %error);
             error.print(py);
         }
     }

@@ -21,6 +21,7 @@ use crate::bridge::wsgi::{Served, WsgiBridge, exit_status};
 use crate::drivers::recycling::Recycling;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyModule};
+use rgunicorn_log::event;
 use rgunicorn_protocol::{BootFault, BootFaultKind, WorkerSettings};
 use rgunicorn_reactor::{Exchange, Hands, Next, Reactor};
 use std::ffi::CString;
@@ -150,6 +151,9 @@ fn make(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, settings: &W
         kept: Mutex::default(),
         running: Mutex::new((0..count).map(|_| None).collect()),
     });
+    let current = py.import("greenlet")?.getattr("getcurrent")?.unbind();
+    let asked = Arc::downgrade(&pool);
+    pool.bridge.ask_whose_turn(Box::new(move |py| asked.upgrade()?.request_of(py, &current.call0(py).ok()?)));
     let turn = Bound::new(py, Turn(Arc::clone(&pool)))?;
     let mut fds = vec![reactor.epoll_fd().as_raw_fd()];
     fds.extend(reactor.bell_fd().map(|bell| bell.as_raw_fd()));
@@ -167,7 +171,7 @@ impl Started {
             // The hub throws into the main greenlet what it cannot deal with itself.
             status = exit_status(py, &error).unwrap_or(1);
             if status != 0 {
-                slog::crit!(pool.reactor.log, "gevent's hub has ended by an exception"; "error" => %error);
+                slog::crit!(pool.reactor.log, "gevent's hub has ended by an exception"; event::FAILURE, "error" => %error);
             }
         }
         pool.reactor.finish();
@@ -229,6 +233,16 @@ impl Pool {
         }
     }
 
+    /// The id of the request that this greenlet serves. Those that the application has started serve none.
+    fn request_of(&self, py: Python<'_>, greenlet: &Py<PyAny>) -> Option<String> {
+        let running = lock(&self.running);
+        let lane = running.iter().position(|runner| {
+            let own = runner.as_ref().and_then(|runner| runner.bind(py).get().greenlet(py));
+            own.is_some_and(|own| own.is(greenlet))
+        })?;
+        self.reactor.request_id_of(lane)
+    }
+
     fn running<'py>(&self, py: Python<'py>, lane: usize) -> Option<Bound<'py, Runner>> {
         lock(&self.running).get(lane)?.as_ref().map(|runner| runner.bind(py).clone())
     }
@@ -265,7 +279,8 @@ impl Pool {
 
     /// No greenlet can be made: there is no memory.
     fn refuse(&self, mut exchange: Box<Exchange>, lane: usize) {
-        slog::error!(self.reactor.log, "a request could not be given to the application: no greenlet can be made");
+        slog::error!(self.reactor.log, "a request could not be given to the application: no greenlet can be made";
+            event::FAILURE);
         self.with_hands(|hands| {
             exchange.fail(500, hands);
             exchange.finish(hands)

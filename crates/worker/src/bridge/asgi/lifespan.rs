@@ -13,6 +13,7 @@ use crate::bridge::wsgi::lane::lock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rgunicorn_log::event;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
@@ -206,7 +207,8 @@ impl Inner {
             ("lifespan.shutdown.complete", Told::Shutdown | Told::ShutdownTaken, _) => state.outcome = Outcome::Ended,
             ("lifespan.shutdown.failed", Told::Shutdown | Told::ShutdownTaken, _) => {
                 state.outcome = Outcome::Ended;
-                slog::error!(self.shared.log, "the application's lifespan shutdown has failed: {}", reason.trim_end());
+                slog::error!(self.shared.log, "the application's lifespan shutdown has failed: {}", reason.trim_end();
+                    event::APPLICATION_ERROR);
             }
             (name, ..) => {
                 state.strange |= !name.starts_with("lifespan.");

@@ -88,6 +88,11 @@ impl WsgiBridge {
         })
     }
 
+    /// A thread has several requests at once, and this says whose turn it is.
+    pub(crate) fn ask_whose_turn(&self, whose: errors::Whose) {
+        self.errors.get().ask(whose);
+    }
+
     /// Serves one request on a lane, from the first call into Python to the last.
     pub(crate) fn serve(&self, py: Python<'_>, lane: &Arc<Lane>, mut exchange: Box<Exchange>) -> Served {
         let serial = lane.reserve(py);
@@ -113,7 +118,7 @@ impl WsgiBridge {
         if kept.end(py) {
             *lock(&lane.kept) = Some(kept);
         }
-        self.errors.get().end_line();
+        self.errors.get().end_line(py);
         self.errors.get().attribute(b"");
         served
     }
