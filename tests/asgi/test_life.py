@@ -393,3 +393,22 @@ def test_a_loop_that_is_kept_by_no_request_is_found_and_its_worker_replaced(asgi
     assert server.get("/").body != before
     server.found("will be replaced: its event loop has not turned")
     until(lambda: len(server.workers) == 1, "the end of the one that hangs")
+
+
+def test_a_startup_that_takes_too_long_is_told_with_the_line_that_waits(serve):
+    server = serve("app:app", "-k", "asgi", "--boot-timeout", 1, files=application("await receive()\nawait __import__('asyncio').sleep(600)"),
+                   wait=False)
+    server.expect_status(3)
+    server.expect("not ready after .*boot_timeout")
+    server.wait()
+    record = server.found("lifespan startup is not complete after .* s .boot_timeout = 1 s", "warning")
+    assert "app.py" in record.text and "sleep(600)" in record.text
+
+
+def test_a_shutdown_that_takes_too_long_is_cut_off_and_told_with_the_line_that_waits(serve):
+    server = serve("app:app", "-k", "asgi", "--graceful-timeout", 1, files=application(
+        "await receive()\nawait send({'type': 'lifespan.startup.complete'})\nawait receive()\nawait __import__('asyncio').sleep(600)"))
+    assert server.get("/").body == b"served"
+    assert server.stop() == 0
+    record = server.found("lifespan shutdown is not complete and is cut off", "warning")
+    assert "sleep(600)" in record.text

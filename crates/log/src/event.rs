@@ -197,9 +197,9 @@ events! {
     the application; `rgunicorn --check-config` shows the same error."
 
     BOOT_TIMEOUT "cf7d31d157b743719097acdb7fcfe2cd"
-    "The application took too long to import"
-    "A worker was not ready in the time that it has for booting. Look for a blocking call at import: a database \
-    or an HTTP request without a timeout."
+    "The application took too long to start"
+    "A worker was not ready in the time that it has for booting. Look for a blocking call at import or in the \
+    lifespan's startup: a database or an HTTP request without a timeout."
 
     RELOAD_BEGUN "81b4dbe8b32947d0b7818725c6405879"
     "A reload of instance @RGUNICORN_INSTANCE@ has begun"

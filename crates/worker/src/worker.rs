@@ -206,7 +206,7 @@ impl Booted {
                 ready();
                 drivers::threads::run(py, &reactor, *bridge, &settings)
             }
-            Served::Asgi(parts) => match asyncio::start(py, &reactor, parts, &settings) {
+            Served::Asgi(parts) => match asyncio::start(py, &reactor, parts, &settings, since) {
                 Ok(Some(started)) => {
                     ready();
                     started.serve(py)

@@ -35,6 +35,9 @@ const BATCH: usize = 64;
 /// for what is cancelled, a quarter for the lifespan's end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long before the end of `boot_timeout` it is told what the startup waits for.
+const BEFORE_THE_END: Duration = Duration::from_secs(3);
+
 /// What the driver needs of a worker that has booted.
 pub(crate) struct Parts {
     pub(crate) application: Py<PyAny>,
@@ -74,6 +77,8 @@ struct Driver {
     event_loop: Py<PyAny>,
     lifespan: OnceLock<Py<Lifespan>>,
     grace: Duration,
+    /// When the worker began, and how long it may take to be ready; zero: for ever.
+    boot: (Instant, Duration),
     ping_every: Duration,
     pinging: AtomicBool,
     farewell: AtomicBool,
@@ -86,7 +91,8 @@ pub(crate) struct Started {
     module: Py<PyModule>,
 }
 
-/// Makes the loop and starts the application in it. `Ok(None)`: the worker was told to leave meanwhile.
+/// Makes the loop and starts the application in it. `Ok(None)`: the worker, which began at `since`, was told to leave
+/// meanwhile.
 ///
 /// # Errors
 /// What is to be told to the arbiter.
@@ -95,9 +101,10 @@ pub(crate) fn start(
     reactor: &Arc<Reactor>,
     parts: Parts,
     settings: &WorkerSettings,
+    since: Instant,
 ) -> Result<Option<Started>, BootFault> {
     let environment = |message: String| BootFault { kind: BootFaultKind::Environment, message, traceback: None };
-    let started = make(py, reactor, parts, settings).map_err(|error| {
+    let started = make(py, reactor, parts, settings, since).map_err(|error| {
         if error.is_instance_of::<pyo3::exceptions::PyImportError>(py) && settings.asgi_loop == "uvloop" {
             environment(
                 "asgi_loop = \"uvloop\", but the application's virtual environment has no uvloop: pip install uvloop, or \
@@ -132,7 +139,13 @@ fn cut(text: String) -> String {
     if from == 0 { text } else { format!("[...]\n{}", &text[from..]) }
 }
 
-fn make(py: Python<'_>, reactor: &Arc<Reactor>, parts: Parts, settings: &WorkerSettings) -> PyResult<Started> {
+fn make(
+    py: Python<'_>,
+    reactor: &Arc<Reactor>,
+    parts: Parts,
+    settings: &WorkerSettings,
+    since: Instant,
+) -> PyResult<Started> {
     let source = CString::new(SOURCE)?;
     let module = PyModule::from_code(py, &source, c"<rgunicorn>/asyncio_driver.py", c"rgunicorn_asyncio_driver")?;
     let event_loop = module.getattr("new_loop")?.call1((&settings.asgi_loop,))?;
@@ -164,6 +177,7 @@ fn make(py: Python<'_>, reactor: &Arc<Reactor>, parts: Parts, settings: &WorkerS
             event_loop: event_loop.clone().unbind(),
             lifespan: OnceLock::new(),
             grace: seconds(settings.asgi_disconnect_grace_period),
+            boot: (since, seconds(settings.boot_timeout)),
             ping_every: (interval / 4).clamp(Duration::from_millis(50), Duration::from_secs(5)),
             pinging: AtomicBool::new(interval.is_zero()),
             farewell: AtomicBool::new(false),
@@ -190,6 +204,11 @@ fn start_application(py: Python<'_>, driver: &Bound<'_, Driver>, required: bool)
     // The loop itself has only a weak reference to its tasks.
     lifespan.get().keep(task.unbind());
     let _ = this.lifespan.set(lifespan.clone().unbind());
+    let (since, most) = this.boot;
+    if !most.is_zero() {
+        let at = most.saturating_sub(BEFORE_THE_END).max(most / 2);
+        this.later(driver, at.saturating_sub(since.elapsed()), "tell_of_startup", None);
+    }
     event_loop.call_method1("run_until_complete", (lifespan.call_method0("decided")?,))?;
     Ok(lifespan.get().outcome())
 }
@@ -253,6 +272,18 @@ impl Driver {
             this.time_out(py, lane);
         }
         this.look_at_end(slf);
+    }
+
+    /// The startup has taken nearly as long as it may: says where it waits.
+    fn tell_of_startup(&self, py: Python<'_>) {
+        let Some(lifespan) = self.lifespan.get().map(|lifespan| lifespan.get()) else { return };
+        if lifespan.outcome() != Outcome::Open {
+            return;
+        }
+        let (since, most) = self.boot;
+        let stack = lifespan.task().and_then(|task| self.stack_of(py, task)).unwrap_or_default();
+        slog::warn!(self.reactor.log, "The application's lifespan startup is not complete after {:.1} s (boot_timeout = {} s). {}",
+            since.elapsed().as_secs_f64(), most.as_secs_f64(), stack.trim_end(); event::BOOT_TIMEOUT);
     }
 
     /// The client of this lane has left some time ago: an application that still works for it is cancelled.
@@ -357,13 +388,15 @@ impl Driver {
     /// `timeout` has passed: the stack is taken, the client told, the task cancelled.
     fn time_out(&self, py: Python<'_>, lane: usize) {
         let Some(running) = self.bridge.shared.running(py, lane) else { return };
-        let stack = running
-            .task
-            .as_ref()
-            .and_then(|task| self.stack.bind(py).call1((task,)).and_then(|text| text.extract::<String>()).ok());
+        let stack = running.task.as_ref().and_then(|task| self.stack_of(py, task));
         self.reactor.time_out_lane(lane, stack);
         running.cycle.note_cancelled();
         cancel(py, running.task.as_ref());
+    }
+
+    /// Where a task waits, as text.
+    fn stack_of(&self, py: Python<'_>, task: &Py<PyAny>) -> Option<String> {
+        self.stack.bind(py).call1((task,)).and_then(|text| text.extract()).ok()
     }
 
     /// After each turn: whether the worker is about to end.

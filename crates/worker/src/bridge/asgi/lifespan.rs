@@ -92,6 +92,11 @@ impl Lifespan {
         let _ = self.inner.task.set(task);
     }
 
+    /// What was kept.
+    pub(crate) fn task(&self) -> Option<&Py<PyAny>> {
+        self.inner.task.get()
+    }
+
     /// The scope that the application is called with.
     pub(crate) fn scope<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let asgi = PyDict::new(py);
@@ -243,9 +248,13 @@ impl Inner {
                     ),
                 };
             }
-            // The worker has left without telling it, and cancels what is left.
+            // The worker leaves and cancels what is left: a shutdown that has taken too long, or one who was not told.
             (Outcome::Started, Some(error)) if is_cancelled(py, error) && self.shared.reactor.is_finished() => {
                 state.outcome = Outcome::Ended;
+                if told != Told::Waiting {
+                    slog::warn!(self.shared.log, "The application's lifespan shutdown is not complete and is cut off: \
+                        graceful_timeout is over"; event::REQUEST_CUT, "traceback" => faults.traceback(py, error));
+                }
             }
             (Outcome::Started, Some(error)) => {
                 let lifespan = Named { line: "lifespan".to_owned(), id: None };
