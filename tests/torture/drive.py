@@ -181,7 +181,7 @@ class Events:
 
 def torture(directory, *, seconds, pool, events, seed=1, clients=60, unix=False, workers=None, arguments=(), every=1.5,
             server="rgunicorn", pipelining=True):
-    """One run: the result as a dict. `pool`: sync or gthread. `every`: mean seconds between two events."""
+    """One run: the result as a dict. `pool`: sync, gthread, gevent or asgi. `every`: mean seconds between two events."""
     directory = Path(directory)
     notes = directory / "notes"
     notes.mkdir()

@@ -56,8 +56,8 @@ class Rgunicorn(_Subject):
         # An address that a broken release wants to listen on.
         self.taken = socket.create_server(("127.0.0.1", 0))
         words = ["-c", self.settings, "--control-socket", self.control, "--workers", workers,
-                 *(["-k", "asgi"] if pool == "asgi" else ["--threads", 1 if pool == "sync" else 4]), "--chdir", self.folder,
-                 *arguments, "app:asgi" if pool == "asgi" else "app:app"]
+                 *(["-k", pool] if pool in ("asgi", "gevent") else ["--threads", 1 if pool == "sync" else 4]),
+                 "--chdir", self.folder, *arguments, "app:asgi" if pool == "asgi" else "app:app"]
         self._own = {"python": sys.executable,
                      "bind": f"unix:{directory}/torture.sock" if unix else "127.0.0.1:%d" % _free_port()}
         self.repair()

@@ -20,8 +20,9 @@ def generator():
     return drive.generator()
 
 
-@pytest.mark.parametrize("pool, unix", [("sync", False), ("gthread", False), ("gthread", True), ("asgi", False)],
-                         ids=["sync", "gthread", "gthread over a unix socket", "asgi"])
+@pytest.mark.parametrize("pool, unix", [("sync", False), ("gthread", False), ("gthread", True), ("gevent", False),
+                                        ("asgi", False)],
+                         ids=["sync", "gthread", "gthread over a unix socket", "gevent", "asgi"])
 def test_reloads_failed_reloads_recycling_and_changes_of_scale_lose_no_request(pool, unix, generator, tmp_path):
     result = drive.torture(tmp_path, seconds=12, pool=pool, unix=unix, events=("reload", "break", "upgrade", "more", "less"),
                            every=0.8, seed=4, arguments=("--max-requests", 4000, "--max-requests-jitter", 1000))
@@ -31,7 +32,7 @@ def test_reloads_failed_reloads_recycling_and_changes_of_scale_lose_no_request(p
     assert result["answered"] > 1000, shown
 
 
-@pytest.mark.parametrize("pool", ["sync", "gthread", "asgi"])
+@pytest.mark.parametrize("pool", ["sync", "gthread", "gevent", "asgi"])
 def test_kills_of_random_workers_lose_no_request_of_another_one(pool, generator, tmp_path):
     result = drive.torture(tmp_path, seconds=8, pool=pool, events=("kill",), every=0.8, seed=5,
                            arguments=("--max-requests", 4000))
