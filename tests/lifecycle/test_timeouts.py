@@ -1,5 +1,7 @@
 """`timeout` explains itself: which request, where it is, what its client was told; and the worker is replaced."""
 
+import time
+
 import pytest
 from harness.waiting import until
 
@@ -74,3 +76,44 @@ def test_timeout_zero_lets_a_request_take_its_time(serve, tmp_path):
         gate.touch()
         assert connection.response().status == 200
 
+
+
+@pytest.mark.parametrize("pool", ["gthread", "gevent"])
+def test_a_close_that_hangs_does_not_touch_the_next_request_of_its_connection(serve, tmp_path, pool):
+    gate = tmp_path / "gate"
+    server = serve("app:app", "-k", pool, "--threads", 2, "--timeout", 3, "--graceful-timeout", 10, files={"app.py": f"""
+import time
+from pathlib import Path
+gate = Path({str(gate)!r})
+
+def wait():
+    while not gate.exists():
+        time.sleep(0.01)
+
+class Hanging:
+    def __iter__(self):
+        return iter([b"hanging"])
+    def close(self):
+        wait()
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    start_response("200 OK", [("Content-Length", str(len(path) - 1))])
+    if path == "/hanging":
+        return Hanging()
+    if path == "/next":
+        gate.with_name("entered").touch()
+        wait()
+    return [path[1:].encode()]
+"""})
+    server.expect("GET /hanging has been in the application")
+    with server.connect(timeout=20) as client:
+        assert client.get("/hanging").text == "hanging"
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1.5:  # so that the time of the next one is over much later
+            assert client.get("/quick").text == "quick"
+        client.request(target="/next")
+        server.found("GET /hanging has been in the application .* its client has its answer.*wait")
+        gate.touch()
+        answer = client.response()
+        assert (answer.status, answer.text) == (200, "next")

@@ -767,6 +767,10 @@ impl Exchange {
     }
 
     fn give_back(&self, mut connection: Box<Connection>, keep_alive: bool, hands: &mut Hands) {
+        // What the lane still does for this request concerns the connection no more, which soon has its next one.
+        if let Some(lane) = self.lane.filter(|_| !self.reactor.settings.timeout.is_zero()) {
+            self.reactor.in_lanes.set(lane, None);
+        }
         let verdict = connection.finish_response(keep_alive, hands, &self.reactor.surroundings());
         if let Some(connection) = self.reactor.follow(verdict, connection) {
             self.reactor.queue_request(connection);

@@ -6,6 +6,11 @@
 //!
 //! **The race for the client.** The lane may begin its response in the very moment in which the standby gives up on it.
 //! Each socket has one flag, *answered*; whoever swaps it first has the word, the other one is silent.
+//!
+//! **The race for the connection.** A lane that has answered may stay in the application (`close` of a WSGI iterable)
+//! while its connection has its next request, in another lane, and the flag is that request's. So a lane takes its
+//! connection out of [`InLanes`] before it gives it back, and the standby holds the lock of that place from its look
+//! until the client is told: what it finds there belongs to the request whose time is over, if the lane has that still.
 
 use crate::memory::Growth;
 use crate::offspring::Socket;
@@ -46,7 +51,7 @@ pub(crate) struct Watch {
 pub(crate) struct InLanes(Vec<Mutex<Option<InLane>>>);
 
 /// A request in a lane, as far as the standby must know it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct InLane {
     pub(crate) socket: Arc<Socket>,
     pub(crate) request_id: Option<IdText>,
@@ -63,8 +68,12 @@ impl InLanes {
         }
     }
 
-    fn get(&self, lane: usize) -> Option<InLane> {
-        self.0.get(lane).and_then(|place| lock(place).clone())
+    /// Looks at a lane's request, which keeps its connection meanwhile.
+    fn with<T>(&self, lane: usize, act: impl FnOnce(Option<&InLane>) -> T) -> T {
+        match self.0.get(lane) {
+            Some(place) => act(lock(place).as_ref()),
+            None => act(None),
+        }
     }
 }
 
@@ -151,18 +160,19 @@ impl Reactor {
     fn time_out(&self, lane: usize, glance: Glance, stack: Option<String>) {
         let request = self.sheet.lane(lane).and_then(|record| record.look());
         let stack = stack.or_else(|| (self.take_stack)(glance.thread));
-        // It may have come back while its stack was taken, and then nothing is wrong any more.
-        let still = self.sheet.lane(lane).and_then(|record| record.glance());
-        if still.is_none_or(|still| still.request != glance.request) {
-            return;
-        }
+        let answered = self.in_lanes.with(lane, |in_lane| {
+            // It may have come back while its stack was taken, and then nothing is wrong any more. The number of the
+            // request is raised before the next connection is put into the lane's place.
+            let still = self.sheet.lane(lane).and_then(|record| record.glance());
+            still.filter(|still| still.request == glance.request)?;
+            let id = in_lane.and_then(|request| request.request_id.as_ref()).map(IdText::to_string);
+            Some((self.answer_timeout(in_lane), id))
+        });
+        let Some((answered, id)) = answered else { return };
         self.sheet.count(Counter::Timeouts);
         let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
         let name = request.as_ref().map_or_else(|| "a request".to_owned(), line);
         let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
-        let in_lane = self.in_lanes.get(lane);
-        let id = in_lane.as_ref().and_then(|request| request.request_id.as_ref()).map(IdText::to_string);
-        let answered = self.answer_timeout(in_lane);
         slog::error!(self.log, "{} has been in the application for {:.1} s without an answer (timeout = {} s); {}. {}",
             name, age.as_secs_f64(), self.settings.timeout.as_secs_f64(), answered, stack.trim_end();
             event::REQUEST_TIMEOUT, "lane" => lane + 1, "thread" => glance.thread,
@@ -171,8 +181,8 @@ impl Reactor {
     }
 
     /// Tells the client, if it can still be told. What was done, as a clause.
-    fn answer_timeout(&self, in_lane: Option<InLane>) -> &'static str {
-        let Some(InLane { socket, request_id }) = in_lane else { return "its client has left" };
+    fn answer_timeout(&self, in_lane: Option<&InLane>) -> &'static str {
+        let Some(InLane { socket, request_id }) = in_lane else { return "its client has its answer, or has left" };
         if !socket.claim() {
             sys::shut_down(socket.as_raw_fd());
             return "its client's connection was shut down, since the response had begun";

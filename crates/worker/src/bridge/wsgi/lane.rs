@@ -132,6 +132,11 @@ impl Lane {
         self.lock_work(py).timed_out = true;
     }
 
+    /// Whether that was noted of the request in work, or of the one that has just ended.
+    pub(super) fn has_timed_out(&self, py: Python<'_>) -> bool {
+        self.lock_work(py).timed_out
+    }
+
     /// The lane's own things for the reactor, to be used by its driver while no request runs.
     pub(crate) fn with_hands<T>(&self, act: impl FnOnce(&mut Hands) -> T) -> T {
         act(&mut lock(&self.hands))

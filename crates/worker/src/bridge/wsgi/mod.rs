@@ -162,7 +162,7 @@ impl WsgiBridge {
             stop => stop,
         };
         let mut exit = stop.as_ref().and_then(|stop| stop.exit_status(py));
-        let thrown = stop.as_ref().is_some_and(|stop| stop.ends_greenlet(py));
+        let mut thrown = stop.as_ref().is_some_and(|stop| stop.ends_greenlet(py));
         let close = result.as_ref().filter(|result| may_close(result));
         let request = match lane.end(py) {
             Some(ending) => self.finish(py, lane, ending, Some(environ), stop, close.is_some()),
@@ -172,7 +172,11 @@ impl WsgiBridge {
             && let Err(error) = close_result(result)
         {
             exit = exit.or(exit_status(py, &error));
-            self.faults.report_close(py, &error, &request.unwrap_or_default());
+            // As in `finish`: the record of its timeout has said all.
+            if !lane.has_timed_out(py) {
+                self.faults.report_close(py, &error, &request.unwrap_or_default());
+            }
+            thrown |= Stop::Raised(error).ends_greenlet(py);
         }
         exit.map_or(if thrown { Served::Thrown } else { Served::Continue }, Served::Exit)
     }
