@@ -1,4 +1,4 @@
-"""The same application through every way in: each kind of address, and nginx in front of a unix socket."""
+"""The same application through every way in: each kind of address, nginx in front of a unix socket, and the gevent pool."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from harness.nginx import Nginx
 from harness.requirement import command
 from harness.server import APPS
 
-WAYS = ["tcp", "unix", "fd", "activated", "nginx"]
+WAYS = ["tcp", "unix", "fd", "activated", "nginx", "gevent"]
 
 
 @pytest.fixture(params=WAYS)
@@ -29,6 +29,9 @@ def through(serve, tmp_path, way):
         path = str(tmp_path / "s")
         if way == "tcp":
             server = serve(app, *arguments, **more)
+            connect = server.connect
+        elif way == "gevent":
+            server = serve(app, "-k", "gevent", *arguments, **more)
             connect = server.connect
         elif way in ("unix", "nginx"):
             server = serve(app, *arguments, bind=[f"unix:{path}"], **more)
