@@ -47,6 +47,7 @@ complete -c rgunicorn -l max-worker-memory -x -d 'Memory at which a worker is re
 complete -c rgunicorn -l max-worker-memory-hard -x -d 'Memory at which a worker is killed'
 complete -c rgunicorn -l max-worker-lifetime -x -d 'Seconds after which a worker is replaced'
 complete -c rgunicorn -l idle-timeout -x -d 'Seconds without request or connection after which the instance ends'
+complete -c rgunicorn -l reload-strategy -xa 'overlap rolling' -d 'How a reload replaces workers: overlap or rolling'
 complete -c rgunicorn -l reload-check -x -d 'Requests that each new worker of a reload must answer before it serves'
 complete -c rgunicorn -l limit-request-line -x -d 'Bytes of a request line'
 complete -c rgunicorn -l limit-request-fields -x -d 'Number of header fields'

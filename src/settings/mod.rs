@@ -159,6 +159,7 @@ pub(crate) struct Settings {
     /// Bytes at which a worker is killed; 0: never.
     pub(crate) max_worker_memory_hard: u64,
     /// Time after which a worker is replaced; zero: never.
+    pub(crate) reload_strategy: String,
     pub(crate) max_worker_lifetime: Duration,
     /// Time without request or connection after which the instance ends; zero: never.
     pub(crate) idle_timeout: Duration,

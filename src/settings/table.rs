@@ -207,9 +207,9 @@ pub(crate) static SETTINGS: &[Setting] = &[
               where all its listeners are systemd's; elsewhere it has no effect, and a warning says so. 0: never."),
     Setting::new("reload_strategy", Section::Timeouts, Kind::Choice(&["overlap", "rolling"]), Is("overlap"), "How a reload replaces workers: overlap or rolling")
         .flags(&["--reload-strategy"])
-        .doc("overlap: the new generation is complete before the old one retires. rolling: one worker at a time, where memory \
-              is too small for two generations.")
-        .not_yet(),
+        .doc("overlap: the new generation is complete before the old one retires. rolling: worker by worker, where memory is \
+              too small for two generations. There is at most one worker more than usual, and a second mold; until the end old \
+              and new code answer at once, and a failure has the old generation take its places back. See docs/reload.md."),
     Setting::new("reload_check", Section::Timeouts, Kind::List, Is(""), "Requests that each new worker of a reload must answer before it serves")
         .flags(&["--reload-check"])
         .form(FlagForm::Repeated)

@@ -28,6 +28,9 @@ pub(crate) enum Action {
     Abandon { whom: Serial },
     /// The generation serves: its listeners are the instance's, those that it does not use are closed.
     Commit { generation: u32 },
+    /// The generation is on its way out, though some of it has served: nobody is let in any more at listeners that are its
+    /// alone.
+    Withdraw { generation: u32 },
     /// The generation is gone: drop its settings, and its listeners unless another one uses them.
     Drop { generation: u32 },
     /// Ask the program that would be executed whether it can take over; answered by `Event::UpgradeChecked`.

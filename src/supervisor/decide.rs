@@ -3,15 +3,17 @@
 //! Owns the life of the instance. Touches no fd, no clock, no process. How it works: an event changes what is known
 //! (`handle_*`), then [`State::settle`] compares what is with what is wanted and orders the difference. So a lost race
 //! cannot leave anything undone: whatever happened in whatever order, the next event settles it. What operators order
-//! stands in orders.rs, what processes do in processes.rs, the course of a reload in reload.rs.
+//! stands in orders.rs, what processes do in processes.rs, the course of a reload in reload.rs and of one
+//! that replaces worker by worker in rolling.rs.
 //!
-//! Invariants, held by the properties below: a generation is promoted whole or not at all; the old one is sent away only
-//! together with the promotion of the new one; after an order to stop the end comes, whatever processes do; nothing is
+//! Invariants, held by the properties below: a generation is promoted whole or not at all, and the old one is sent away only
+//! together with the promotion of the new one (rolling: both hold for each slot, and in the end for all); after an order to stop the end comes, whatever processes do; nothing is
 //! said to a process that is gone.
 
 mod orders;
 mod processes;
 mod reload;
+mod rolling;
 
 use super::action::{Action, Notice, Outcome};
 use super::event::{Event, Serial};
@@ -191,14 +193,30 @@ impl State {
         match self.life {
             Life::Starting | Life::Serving => {
                 self.settle_lifetimes(now, actions);
-                let mut serials = self.serials;
-                for generation in &mut self.generations {
-                    generation.poll_fill(&mut serials, now, actions);
-                    if generation.role == Role::Serving {
-                        generation.poll_promote(now, actions);
+                loop {
+                    self.settle_turns(now, actions);
+                    let replaces = !self.rolls();
+                    let mut promoted = Vec::new();
+                    for generation in &mut self.generations {
+                        generation.poll_fill(&mut self.serials, replaces, now, actions);
+                        if generation.role == Role::Serving || generation.rolls() {
+                            let slots = generation.poll_promote(now, actions);
+                            promoted.extend(slots.into_iter().map(|slot| (generation.number, slot)));
+                        }
+                    }
+                    if promoted.is_empty() {
+                        break;
+                    }
+                    if let Some(incoming) = self.incoming().filter(|incoming| incoming.rolls() && incoming.complete())
+                        && promoted.iter().any(|(number, _)| *number == incoming.number)
+                    {
+                        // Before the last worker of the old one retires: it is to answer what waits at listeners that end.
+                        actions.push(Action::Commit { generation: incoming.number });
+                    }
+                    for (number, slot) in promoted {
+                        self.hand_over(number, slot, now, actions);
                     }
                 }
-                self.serials = serials;
                 self.settle_incoming(now, actions);
                 self.settle_mold_death(now, actions);
             }
@@ -231,7 +249,7 @@ impl State {
     fn settle_extension(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let time = match self.life {
             Life::Starting => Some(EXTEND_BY),
-            Life::Serving => self.incoming().map(|_| EXTEND_BY),
+            Life::Serving => (self.incoming().is_some() || self.rolls()).then_some(EXTEND_BY),
             Life::Stopping { .. } => {
                 let processes = self.generations.iter().flat_map(|generation| generation.processes.values());
                 let last = processes.filter_map(Process::deadline).max();

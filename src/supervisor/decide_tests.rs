@@ -178,8 +178,8 @@ fn a_reload_that_fails_in_any_way_leaves_the_old_generation_alone() {
             world.pass(Duration::from_secs(61));
         }),
     ];
-    for (name, fail) in failures {
-        let mut world = World::serving(plan(2));
+    for ((name, fail), rolling) in failures.into_iter().flat_map(|failure| [(failure, false), (failure, true)]) {
+        let mut world = World::serving(Plan { rolling, ..plan(2) });
         let before = world.serve();
         fail(&mut world);
         world.run();
@@ -439,7 +439,6 @@ fn a_stop_that_takes_long_is_reported_to_systemd_again_and_again_and_never_far_b
     assert!((12..=16).contains(&told), "{told}");
 }
 
-/// Something that the world does.
 #[test]
 fn an_upgrade_asks_first_then_the_next_program_goes_on_and_replaces_the_workers() {
     let mut world = World::serving(plan(2));
@@ -496,6 +495,7 @@ fn workers_of_the_module_before_the_upgrade_are_still_forked_by_their_mold() {
     assert_eq!(generations(&world), [1], "the reload has failed, the old mold goes on");
 }
 
+/// Something that the world does.
 #[derive(Debug, Clone)]
 enum Deed {
     Order(Order),
@@ -544,11 +544,11 @@ fn pick(world: &World, index: usize) -> Option<Serial> {
     (!all.is_empty()).then(|| all[index % all.len()])
 }
 
-fn act(world: &mut World, deed: &Deed, preload: bool) {
+fn act(world: &mut World, deed: &Deed, usual: &Plan) {
     match deed {
         Deed::Order(order) => world.order(*order),
         Deed::Settings(good) => {
-            world.plan = if *good { Ok(Plan { preload, ..plan(3) }) } else { Err("no".into()) };
+            world.plan = if *good { Ok(usual.clone()) } else { Err("no".into()) };
         }
         Deed::Wait => {
             world.wait();
@@ -595,17 +595,19 @@ proptest! {
     #[test]
     fn whatever_happens_the_instance_recovers_and_whatever_happens_it_stops(
         preload: bool,
+        rolling: bool,
         deeds in proptest::collection::vec(deed(), 0..120),
         quick: bool,
     ) {
-        let mut world = World::begin(Purpose::Serve, Plan { preload, ..plan(3) });
+        let usual = Plan { preload, rolling, ..plan(3) };
+        let mut world = World::begin(Purpose::Serve, usual.clone());
         for deed in &deeds {
             if world.outcome.is_some() {
                 break;
             }
-            act(&mut world, deed, preload);
+            act(&mut world, deed, &usual);
         }
-        world.plan = Ok(Plan { preload, ..plan(3) });
+        world.plan = Ok(usual);
         if world.outcome.is_none() {
             // From now on everything behaves well: in the end all slots serve, and nothing else is left.
             for _ in 0..200 {

@@ -167,4 +167,7 @@ pub(crate) struct Plan {
     pub(crate) drain_listeners: bool,
     /// Time after which a worker is replaced; `None`: never.
     pub(crate) lifetime: Option<Duration>,
+    /// A reload to it replaces worker by worker.
+    #[serde(default)]
+    pub(crate) rolling: bool,
 }

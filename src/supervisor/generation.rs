@@ -24,10 +24,12 @@ pub(crate) const MOST_BOOTING: usize = 64;
 /// What a generation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
-    /// It boots; nothing of it is promoted before all of it is ready.
+    /// It boots; nothing of it is promoted before all of it is ready, unless it replaces worker by worker.
     Incoming,
     /// It serves.
     Serving,
+    /// A rolling reload to it has failed: what it has promoted serves until the generation in service has its place back.
+    Receding,
     /// It was replaced, thrown away or stopped; it ends when its last process is gone.
     Leaving,
 }
@@ -114,8 +116,18 @@ impl Generation {
         })
     }
 
+    /// It comes into service worker by worker.
+    pub(crate) fn rolls(&self) -> bool {
+        self.role == Role::Incoming && self.plan.rolling && self.number > 1
+    }
+
+    /// Its workers, those that leave with them: each takes memory.
+    pub(crate) fn workers(&self) -> usize {
+        self.processes.values().filter(|process| process.seat != Seat::Mold).count()
+    }
+
     /// The mold, if it can fork.
-    fn ready_mold(&self) -> Option<Serial> {
+    pub(super) fn ready_mold(&self) -> Option<Serial> {
         self.mold.filter(|serial| self.processes.get(serial).is_some_and(|mold| mold.phase == Phase::Ready))
     }
 
@@ -177,8 +189,38 @@ impl Generation {
         }
     }
 
-    /// Changes the number of slots. Workers on places that are no more leave.
-    pub(crate) fn resize(&mut self, workers: u32, now: Instant, actions: &mut Vec<Action>) {
+    /// The slots that a promoted worker holds.
+    pub(crate) fn served(&self) -> impl Iterator<Item = u32> + '_ {
+        let serves = |slot: &&Slot| slot.incumbent.is_some_and(|serial| self.is_serving(serial));
+        self.slots.iter().filter(serves).map(|slot| slot.number)
+    }
+
+    /// Another generation serves in this slot from now on; whether somebody was there.
+    pub(crate) fn cede(&mut self, slot: u32, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let Some(place) = self.slots.iter_mut().find(|place| place.number == slot) else { return false };
+        place.foreign = true;
+        let held = [place.incumbent, place.replacement];
+        for serial in held.into_iter().flatten() {
+            self.retire(serial, true, now, actions);
+        }
+        held.iter().any(Option::is_some)
+    }
+
+    /// The rolling reload to it has failed: only what it has promoted stays for a while.
+    pub(crate) fn recede(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.role = Role::Receding;
+        for serial in self.serials() {
+            if !self.is_serving(serial) {
+                let retires = matches!(self.processes.get(&serial).map(|p| &p.phase), Some(Phase::Retiring { .. }));
+                if !retires {
+                    self.stop(serial, now, actions);
+                }
+            }
+        }
+    }
+
+    /// Changes the number of slots. Workers on places that are no more leave; new places are another's where it says so.
+    pub(crate) fn resize(&mut self, workers: u32, foreign: bool, now: Instant, actions: &mut Vec<Action>) {
         let workers = workers.max(1);
         while self.slots.len() > workers as usize {
             if let Some(slot) = self.slots.pop() {
@@ -188,16 +230,16 @@ impl Generation {
             }
         }
         let have = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.extend((have + 1..=workers).map(Slot::new));
+        self.slots.extend((have + 1..=workers).map(|number| Slot { foreign, ..Slot::new(number) }));
         for process in self.processes.values().filter(|process| matches!(process.phase, Phase::Serving { .. })) {
             let message = ToWorker::Workers { count: workers };
             actions.push(Action::Send { to: process.serial, message });
         }
     }
 
-    /// Starts what is missing: the mold, workers for vacant slots, one replacement at a time.
-    pub(crate) fn poll_fill(&mut self, serials: &mut u64, now: Instant, actions: &mut Vec<Action>) {
-        if self.role == Role::Leaving || !self.backoff.permits(now) {
+    /// Starts what is missing: the mold, workers for vacant slots, one replacement at a time if any.
+    pub(crate) fn poll_fill(&mut self, serials: &mut u64, replaces: bool, now: Instant, actions: &mut Vec<Action>) {
+        if matches!(self.role, Role::Leaving | Role::Receding) || !self.backoff.permits(now) {
             return;
         }
         if self.mold.is_none() && !self.mold_is_irreplaceable() {
@@ -211,14 +253,14 @@ impl Generation {
         // The first generation has nothing to fall back on, and a replacement nothing that is newer than itself.
         let check = self.role == Role::Incoming && self.number > 1;
         let one_replaced = self.slots.iter().any(|slot| slot.incumbent.is_some() && slot.replacement.is_some());
-        let mut may_replace = self.role == Role::Serving && !one_replaced;
+        let mut may_replace = replaces && self.role == Role::Serving && !one_replaced;
         for slot in &mut self.slots {
             if self.backoff.cautious() && booting > 0 {
                 return;
             }
             let vacant = slot.vacant();
             let replace = may_replace && slot.recycle.is_some() && slot.replacement.is_none();
-            if !vacant && !replace {
+            if slot.foreign || (!vacant && !replace) {
                 continue;
             }
             if booting >= MOST_BOOTING {
@@ -238,9 +280,9 @@ impl Generation {
         }
     }
 
-    /// Promotes what is ready. A replacement that is promoted sends its predecessor away.
-    pub(crate) fn poll_promote(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let mut leavers = Vec::new();
+    /// Promotes what is ready: in these slots. A replacement that is promoted sends its predecessor away.
+    pub(crate) fn poll_promote(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<u32> {
+        let (mut leavers, mut promoted) = (Vec::new(), Vec::new());
         let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         for slot in &mut self.slots {
             let ready = |serial: Option<Serial>| {
@@ -253,6 +295,7 @@ impl Generation {
             for serial in [incumbent, replacement].into_iter().flatten() {
                 if let Some(worker) = self.processes.get_mut(&serial) {
                     worker.phase = Phase::Serving { since: now };
+                    promoted.push(slot.number);
                     actions.push(Action::Send { to: serial, message: ToWorker::Promote });
                     if count != self.plan.workers {
                         // Its settings are those of the mold, which has heard of no change.
@@ -264,6 +307,7 @@ impl Generation {
         for serial in leavers {
             self.retire(serial, true, now, actions);
         }
+        promoted
     }
 
     /// Sends one process away: a serving worker retires gracefully, everything else stops.
@@ -352,8 +396,10 @@ impl Generation {
     /// When something must be done if nothing happens before.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let processes = self.processes.values().filter_map(Process::deadline).min();
-        let wants = |slot: &Slot| slot.vacant() || (slot.recycle.is_some() && slot.replacement.is_none());
-        let waits_to_fill = self.role != Role::Leaving && (self.mold.is_none() || self.slots.iter().any(wants));
+        let wants =
+            |slot: &Slot| !slot.foreign && (slot.vacant() || (slot.recycle.is_some() && slot.replacement.is_none()));
+        let fills = !matches!(self.role, Role::Leaving | Role::Receding);
+        let waits_to_fill = fills && (self.mold.is_none() || self.slots.iter().any(wants));
         let retry = if waits_to_fill { self.backoff.retry_at().filter(|at| *at > now) } else { None };
         processes.into_iter().chain(retry).chain(self.next_old(now)).min()
     }

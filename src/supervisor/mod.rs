@@ -24,6 +24,8 @@ mod proof;
 mod reap;
 mod record;
 mod report;
+#[cfg(test)]
+mod rolling_tests;
 mod signals;
 mod slot;
 mod snapshot;

@@ -236,6 +236,7 @@ impl<'a> Performer<'a> {
             Action::Kill { whom } => self.kill(whom),
             Action::Abandon { whom } => self.forget(whom),
             Action::Commit { generation } => self.commit(generation),
+            Action::Withdraw { generation } => self.withdraw(generation),
             Action::Drop { generation } => {
                 if matches!(state.life, Life::Stopping { .. } | Life::Over) {
                     // What systemd keeps lives on: it knows whether the service starts again, we do not.

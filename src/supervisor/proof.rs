@@ -9,6 +9,7 @@
 
 use super::decide::{Life, State};
 use super::evidence;
+use super::generation::Role;
 use super::perform::Performer;
 use super::process::{Phase, Seat};
 use super::record::{Tags, seconds};
@@ -23,13 +24,16 @@ impl State {
     /// Whether nobody serves and nobody is on the way.
     pub(super) fn is_deserted(&self, now: Instant) -> bool {
         let Some(serving) = self.serving().filter(|_| self.life == Life::Serving) else { return false };
-        let works = serving.processes.values().any(|process| match (process.seat, &process.phase) {
-            (Seat::Slot(_), Phase::Serving { .. } | Phase::Ready) => true,
-            // A boot has its own limit.
-            (_, Phase::Booting { .. }) => true,
-            (Seat::Mold, Phase::Ready | Phase::Serving { .. }) => false,
-            (_, Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. }) => {
-                false
+        let staying = self.generations.iter().filter(|generation| generation.role != Role::Leaving);
+        let works = staying.flat_map(|generation| generation.processes.values()).any(|process| {
+            match (process.seat, &process.phase) {
+                (Seat::Slot(_), Phase::Serving { .. } | Phase::Ready) => true,
+                // A boot has its own limit.
+                (_, Phase::Booting { .. }) => true,
+                (Seat::Mold, Phase::Ready | Phase::Serving { .. }) => false,
+                (_, Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. }) => {
+                    false
+                }
             }
         });
         let tries_later = serving.backoff.retry_at().is_some_and(|at| at > now);

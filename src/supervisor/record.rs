@@ -118,7 +118,16 @@ pub(crate) enum Record {
     /// A reload could not be prepared; the generation in service goes on.
     ReloadNotPrepared { generation: u32, serving: u32, reason: String },
     /// The new generation was thrown away; the one in service goes on.
-    ReloadFailed { tags: Tags, serving: u32, fault: Fault },
+    /// So many of its workers serve already and are replaced by workers of the generation in service.
+    ReloadFailed { tags: Tags, serving: u32, fault: Fault, back: usize },
+    /// A rolling reload has come so far.
+    Rolled { generation: u32, slot: u32, done: usize, of: usize },
+    /// A rolling reload that has failed has been undone so far.
+    TookBack { generation: u32, slot: u32, left: usize },
+    /// A rolling reload that has failed is undone.
+    RolledBack { serving: u32 },
+    /// It cannot be undone now: some places stay with the new generation until the one in service can boot workers there.
+    NotRolledBack { serving: u32, left: usize, because: &'static str },
     /// The number of workers was changed by order.
     Scaled { from: usize, to: u32 },
     /// The number of workers is not changed: it is the least possible.
@@ -275,10 +284,32 @@ impl Record {
                 log, "The reload has failed and generation {} goes on: {}", serving, reason;
                 event::RELOAD_FAILED, "generation" => generation
             ),
-            Record::ReloadFailed { tags, serving, fault } => {
-                error!(tagged(log, *tags), "The reload has failed and generation {} goes on: {}", serving, fault;
+            Record::ReloadFailed { tags, serving, fault, back } => {
+                let then = match back {
+                    0 => String::new(),
+                    back => format!(", {} of its places to be taken back", back),
+                };
+                error!(tagged(log, *tags), "The reload has failed and generation {} goes on{}: {}", serving, then, fault;
                     event::RELOAD_FAILED)
             }
+            Record::Rolled { generation, slot, done, of } => info!(
+                log, "Generation {} serves in slot {}: {} of {}", generation, slot, done, counted(*of, "worker");
+                event::RELOAD_ROLLS, "generation" => generation
+            ),
+            Record::TookBack { generation, slot, left } => info!(
+                log, "Generation {} serves in slot {} again: {} to be taken back", generation, slot,
+                counted(*left, "place"); event::RELOAD_ROLLS, "generation" => generation
+            ),
+            Record::RolledBack { serving } => info!(
+                log, "The failed reload is undone: generation {} has all its places back", serving;
+                event::RELOAD_UNDONE, "generation" => serving
+            ),
+            Record::NotRolledBack { serving, left, because } => error!(
+                log, "The failed reload is not undone: {}. {} with the new code until generation {} has booted others, or until \
+                the next reload", because,
+                if *left == 1 { "1 worker goes on".to_owned() } else { format!("{left} workers go on") }, serving;
+                event::RELOAD_NOT_UNDONE, "generation" => serving
+            ),
             Record::Scaled { from, to } => {
                 info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from; event::SCALED)
             }
@@ -438,7 +469,12 @@ mod tests {
             Record::ReloadBegins { generation: 2, after_mold_died: false },
             Record::ReloadFolded { generation: 2 },
             Record::ReloadNotPrepared { generation: 2, serving: 1, reason: text() },
-            Record::ReloadFailed { tags, serving: 1, fault: fault() },
+            Record::ReloadFailed { tags, serving: 1, fault: fault(), back: 0 },
+            Record::ReloadFailed { tags, serving: 1, fault: fault(), back: 2 },
+            Record::Rolled { generation: 2, slot: 1, done: 1, of: 2 },
+            Record::TookBack { generation: 1, slot: 1, left: 0 },
+            Record::RolledBack { serving: 1 },
+            Record::NotRolledBack { serving: 1, left: 1, because: "x" },
             Record::Scaled { from: 1, to: 2 },
             Record::NotScaled,
             Record::UpgradeWaits,

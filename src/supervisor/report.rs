@@ -66,6 +66,8 @@ pub(super) struct History {
     progress: Vec<Answer>,
     /// An upgrade was refused, and those who wait for it have not been told.
     refused: bool,
+    /// The reload that has failed and is being rolled back, and why: it is over when that is done.
+    failing: Option<(u32, String)>,
     /// The number of the reload that systemd has ordered by signal, and when, until a client has asked for its outcome.
     signalled: Option<(u64, Instant)>,
 }
@@ -113,6 +115,7 @@ impl Default for History {
                 upgrading: Vec::new(),
                 upgraded: Vec::new(),
             },
+            failing: None,
             signalled: None,
             progress: Vec::new(),
             refused: false,
@@ -172,8 +175,17 @@ impl History {
         if let Record::ReloadNotPrepared { generation, .. } = record {
             self.end_reload(*generation, Some(text.to_owned()));
         }
-        if let Record::ReloadFailed { tags, .. } = record {
-            self.end_reload(tags.generation, Some(text.to_owned()));
+        if let Record::ReloadFailed { tags, back, .. } = record {
+            if *back == 0 {
+                self.end_reload(tags.generation, Some(text.to_owned()));
+            } else {
+                self.failing = Some((tags.generation, text.to_owned()));
+            }
+        }
+        if let Record::RolledBack { .. } | Record::NotRolledBack { .. } = record
+            && let Some((generation, failure)) = self.failing.take()
+        {
+            self.end_reload(generation, Some(failure));
         }
     }
 
@@ -310,7 +322,7 @@ impl Performer<'_> {
                 self.scale(i64::try_from(have).unwrap_or(i64::MAX).saturating_add(i64::from(*difference)), state)
             }
             wire::Order::Retire { slot } => {
-                let serves = state.serving().is_some_and(|generation| generation.serves_at(*slot));
+                let serves = state.generations.iter().any(|generation| generation.serves_at(*slot));
                 if !serves {
                     return failed(&format!("no worker serves in slot {slot}"));
                 }
@@ -445,7 +457,7 @@ impl Performer<'_> {
             deaths: history.deaths,
             recycled: history.recycled,
             latest_death: history.latest_death.clone(),
-            reloading: state.incoming().is_some() && state.life == Life::Serving,
+            reloading: state.reload.is_some() && state.life == Life::Serving,
             latest_reload: history.latest_reload.clone(),
             ..Status::default()
         };
@@ -636,7 +648,7 @@ mod tests {
 
     fn failed() -> Record {
         let fault = Fault { kind: None, message: "no".into(), traceback: Some("Traceback".into()) };
-        Record::ReloadFailed { tags: TAGS, serving: 1, fault }
+        Record::ReloadFailed { tags: TAGS, serving: 1, fault, back: 0 }
     }
 
     #[test]

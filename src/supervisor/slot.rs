@@ -17,11 +17,14 @@ pub(crate) struct Slot {
     pub(crate) replacement: Option<Serial>,
     /// Why the incumbent wants to be replaced, if it does.
     pub(crate) recycle: Option<String>,
+    /// Another generation has the place (decide/rolling.rs): nobody is started for it here.
+    #[serde(default)]
+    pub(crate) foreign: bool,
 }
 
 impl Slot {
     pub(crate) fn new(number: u32) -> Slot {
-        Slot { number, incumbent: None, replacement: None, recycle: None }
+        Slot { number, incumbent: None, replacement: None, recycle: None, foreign: false }
     }
 
     /// Nobody holds it and nobody is about to.
@@ -54,9 +57,13 @@ mod tests {
 
     #[test]
     fn a_replacement_takes_the_place_when_it_is_put_there_or_when_the_incumbent_is_gone() {
-        let both =
-            Slot { number: 1, incumbent: Some(Serial(1)), replacement: Some(Serial(2)), recycle: Some("x".into()) };
-        let after = Slot { number: 1, incumbent: Some(Serial(2)), replacement: None, recycle: None };
+        let after = Slot { incumbent: Some(Serial(2)), ..Slot::new(1) };
+        let both = Slot {
+            incumbent: Some(Serial(1)),
+            replacement: Some(Serial(2)),
+            recycle: Some("x".into()),
+            ..Slot::new(1)
+        };
 
         let mut slot = both.clone();
         assert_eq!(slot.succeed(), Some(Serial(1)));

@@ -3,7 +3,7 @@
 //! Owns the wording of STATUS; derived from the state alone, so it is never stale. Knows no systemd.
 
 use super::decide::{Life, Manner, State};
-use super::generation::Generation;
+use super::generation::{Generation, Role};
 use super::record::counted;
 
 impl State {
@@ -34,7 +34,8 @@ impl State {
         let failure = self.reload_failure.as_ref();
         parts.extend(failure.map(|reason| format!("Reload failed: {reason}")));
         if let Some(serving) = self.serving() {
-            let (have, want) = (serving.counts().serving, serving.slots.len());
+            let own = serving.slots.iter().filter(|slot| !slot.foreign).count();
+            let (have, want) = (serving.counts().serving, own);
             let workers = if have == want { counted(have, "worker") } else { format!("{have} of {want} workers") };
             let begin = if failure.is_some() { "generation" } else { "Generation" };
             let still = if failure.is_some() { "still " } else { "" };
@@ -45,8 +46,24 @@ impl State {
                 parts.push(format!("{failures} failures in a row, tried again with growing delay: {reason}"));
             }
         }
-        if let Some(incoming) = self.incoming() {
-            parts.push(boots(incoming));
+        for receding in self.generations.iter().filter(|generation| generation.role == Role::Receding) {
+            let left = receding.served().count();
+            let (verb, them) = if left == 1 { ("serves", "its place is") } else { ("serve", "their places are") };
+            parts.push(format!(
+                "{} of generation {} {verb} until {them} taken back",
+                counted(left, "worker"),
+                receding.number
+            ));
+        }
+        match self.incoming() {
+            Some(incoming) if incoming.rolls() => parts.push(format!(
+                "generation {} takes over, {} of {} so far",
+                incoming.number,
+                incoming.served().count(),
+                counted(incoming.slots.len(), "worker")
+            )),
+            Some(incoming) => parts.push(boots(incoming)),
+            None => {}
         }
         parts.join("; ")
     }

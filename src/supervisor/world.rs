@@ -48,6 +48,8 @@ pub(super) struct World {
     executes: bool,
     /// What the next reading of the settings gives.
     pub(super) plan: Result<Plan, Trouble>,
+    /// The settings say so at the start: the old workers go one by one.
+    rolling: bool,
     gone: BTreeSet<Serial>,
     promoted: BTreeSet<u32>,
 }
@@ -60,6 +62,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         graceful_timeout: Duration::from_secs(30),
         drain_listeners: true,
         lifetime: None,
+        rolling: false,
     }
 }
 
@@ -75,6 +78,7 @@ impl World {
             notices: Vec::new(),
             outcome: None,
             executes: false,
+            rolling: plan.rolling,
             plan: Ok(plan),
             gone: BTreeSet::new(),
             promoted: BTreeSet::new(),
@@ -221,7 +225,7 @@ impl World {
         let commits = actions.iter().any(|action| matches!(action, Action::Commit { .. }));
         self.perform(actions);
         if commits && !serving_before.is_empty() {
-            assert!(retires, "the old generation goes in the same breath as the new one is promoted");
+            assert!(retires || self.rolling, "the old generation goes in the same breath as the new one is promoted");
             let serving = hearing(self);
             let newest = serving.iter().map(|serial| self.processes[serial].generation).max();
             assert!(serving.iter().all(|serial| Some(self.processes[serial].generation) == newest));
@@ -300,7 +304,11 @@ impl World {
                     self.processes.remove(&whom);
                 }
                 Action::Commit { generation } => assert!(self.promoted.contains(&generation)),
-                Action::Drop { .. } | Action::ReopenLogs | Action::CheckUpgrade | Action::AbandonUpgrade => {}
+                Action::Withdraw { .. }
+                | Action::Drop { .. }
+                | Action::ReopenLogs
+                | Action::CheckUpgrade
+                | Action::AbandonUpgrade => {}
                 Action::Upgrade => self.executes = true,
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Record(record) => self.records.push(record),

@@ -180,12 +180,15 @@ class Events:
 
 
 def torture(directory, *, seconds, pool, events, seed=1, clients=60, unix=False, workers=None, arguments=(), every=1.5,
-            server="rgunicorn", pipelining=True):
-    """One run: the result as a dict. `pool`: sync, gthread, gevent or asgi. `every`: mean seconds between two events."""
+            server="rgunicorn", pipelining=True, strategy="overlap"):
+    """One run: the result as a dict. `pool`: sync, gthread, gevent or asgi. `every`: mean seconds between two events.
+    `strategy`: of rgunicorn's reloads."""
     directory = Path(directory)
     notes = directory / "notes"
     notes.mkdir()
     workers = workers or (4 if pool == "sync" else 2)
+    if server == "rgunicorn":
+        arguments = ("--reload-strategy", strategy, *arguments)
     subject = SUBJECTS[server](directory, notes, pool=pool, workers=workers, unix=unix, arguments=arguments)
     try:
         subject.start()

@@ -32,6 +32,15 @@ def test_reloads_failed_reloads_recycling_and_changes_of_scale_lose_no_request(p
     assert result["answered"] > 1000, shown
 
 
+def test_rolling_reloads_lose_no_request_whatever_comes_in_the_middle(generator, tmp_path):
+    result = drive.torture(tmp_path, seconds=12, pool="gthread", events=("reload", "break", "upgrade", "more", "less"),
+                           every=0.8, seed=7, strategy="rolling", arguments=("--max-requests", 4000))
+    log = result.pop("log")
+    shown = f"{json.dumps(result, indent=1)}\n{log}"
+    assert not drive.lost(result), shown
+    assert result["answered"] > 1000 and result["reloads"]["worked"] > 1, shown
+
+
 @pytest.mark.parametrize("pool", ["sync", "gthread", "gevent", "asgi"])
 def test_kills_of_random_workers_lose_no_request_of_another_one(pool, generator, tmp_path):
     result = drive.torture(tmp_path, seconds=8, pool=pool, events=("kill",), every=0.8, seed=5,

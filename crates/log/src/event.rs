@@ -215,6 +215,22 @@ events! {
     "The record says what was wrong: a setting, an import, a check request. Nothing has changed for clients. \
     Repair it and reload again."
 
+    RELOAD_ROLLS "0a377a3ec9b94769bc496c436edb8423"
+    "Generation @RGUNICORN_GENERATION@ serves in one more place"
+    "A rolling reload replaces one worker after the other, or takes the places of one that has failed back. Until its \
+    end two versions of the code answer at once. Nothing needs to be done."
+
+    RELOAD_UNDONE "97a6c721371445718e3616ffab0ad577"
+    "A failed rolling reload of instance @RGUNICORN_INSTANCE@ is undone"
+    "All workers are again of the generation that serves. The record of the failure says what was wrong: repair it \
+    and reload again."
+
+    RELOAD_NOT_UNDONE "f1b93a8bc56d4dd4aab6fab3edc4e34e"
+    "A failed rolling reload of instance @RGUNICORN_INSTANCE@ is not undone"
+    "Workers of two versions of the code go on serving, since the generation before cannot boot workers any more: \
+    without preload_app they import what is on the disk now. It is tried again with growing delay; repair the \
+    application and reload again."
+
     RELOAD_QUEUED "c81cbcd72657461c98fe7723ba42cac6"
     "Another reload of instance @RGUNICORN_INSTANCE@ follows the one that runs"
     "It was ordered while a generation boots. When that is done the settings are read anew; orders that come \

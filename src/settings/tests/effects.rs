@@ -92,6 +92,7 @@ static CASES: &[Case] = &[
     case("max_worker_memory", "'300M'", |s| s.max_worker_memory == 300 << 20, ("'10MB'", NOT_BYTES)),
     case("max_worker_memory_hard", "'1G'", |s| s.max_worker_memory_hard == 1 << 30, ("-1", SMALL)),
     case("idle_timeout", "300", |s| s.idle_timeout == seconds(300.0), ("-1", SMALL)),
+    case("reload_strategy", "'Rolling'", |s| s.reload_strategy == "rolling", ("'slow'", NO_WORD)),
     case("max_worker_lifetime", "3600", |s| s.max_worker_lifetime == seconds(3600.0), ("-1", SMALL)),
     case("limit_request_line", "0", |s| s.limit_request_line == 65_536, ("70000", "is too large")),
     case("limit_request_fields", "10", |s| s.limit_request_fields == 10, ("40000", "is too large")),

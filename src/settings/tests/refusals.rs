@@ -22,7 +22,6 @@ fn other(setting: &setting::Setting) -> &'static str {
             (_, "asgi_loop") => "'uvloop'",
             (_, "asgi_lifespan") => "'off'",
             (_, "reload_engine") => "'poll'",
-            (_, "reload_strategy") => "'rolling'",
             (_, "protocol") => "'uwsgi'",
             (_, "http_parser") => "'fast'",
             (choices, name) => panic!("{name}: which of {choices:?}?"),

@@ -108,8 +108,8 @@ impl State {
     }
 
     fn order_replacement(&mut self, slot: u32, actions: &mut Vec<Action>) {
-        let serving = self.generations.iter_mut().find(|generation| generation.role == Role::Serving);
-        let Some(generation) = serving else { return };
+        let holder = self.generations.iter_mut().find(|generation| generation.serves_at(slot));
+        let Some(generation) = holder else { return };
         let incumbent = generation.slots.iter().find(|place| place.number == slot).and_then(|place| place.incumbent);
         if let Some(incumbent) = incumbent {
             generation.recycle(incumbent, "it was ordered by rgunicornctl".into(), actions);
@@ -117,13 +117,13 @@ impl State {
     }
 
     fn scale_by(&mut self, difference: i32, now: Instant, actions: &mut Vec<Action>) {
-        let Some(newest) = self.generations.iter().rfind(|generation| generation.role != Role::Leaving) else { return };
+        let Some(newest) = self.incoming().or(self.serving()) else { return };
         let have = u32::try_from(newest.slots.len()).unwrap_or(u32::MAX);
         self.scale_to(have.saturating_add_signed(difference), now, actions);
     }
 
     fn scale_to(&mut self, wanted: u32, now: Instant, actions: &mut Vec<Action>) {
-        let Some(newest) = self.generations.iter().rfind(|generation| generation.role != Role::Leaving) else { return };
+        let Some(newest) = self.incoming().or(self.serving()) else { return };
         let (setting, have) = (newest.plan.workers, newest.slots.len());
         if wanted == 0 {
             actions.push(Action::Record(Record::NotScaled));
@@ -132,7 +132,9 @@ impl State {
         self.scale = Some(Scale { setting, workers: wanted });
         actions.push(Action::Record(Record::Scaled { from: have, to: wanted }));
         for generation in self.generations.iter_mut().filter(|generation| generation.role != Role::Leaving) {
-            generation.resize(wanted, now, actions);
+            // A place that is new is the serving generation's first, as nobody has to make room for it.
+            let foreign = generation.rolls() || generation.role == Role::Receding;
+            generation.resize(wanted, foreign, now, actions);
         }
     }
 }

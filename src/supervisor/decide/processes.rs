@@ -203,6 +203,13 @@ impl State {
                 let served = now.saturating_duration_since(since);
                 if served < STEADY {
                     generation.note_failure(format!("a worker {exit} after {}", seconds(served)), now);
+                    if role == Role::Incoming && generation.backoff.cautious() {
+                        let message =
+                            format!("the worker {exit} after it served for {}, as others before", seconds(served));
+                        self.handle_boot_failure(from, Fault { kind: None, message, traceback: None }, now, actions);
+                        self.remove(from);
+                        return;
+                    }
                 }
                 let retry = generation.backoff.delay();
                 actions.push(Action::Record(Record::WorkerDied { tags, exit, served: Some(served), retry, findings }));

@@ -31,6 +31,7 @@ impl State {
                     }
                 };
                 self.generations.push(Generation::new(number, plan, workers, now));
+                self.begin_rolling();
             }
             (Ok(_), Life::Stopping { .. } | Life::Over) => actions.push(Action::Drop { generation: number }),
             (Err(trouble), Life::Starting) => {
@@ -72,7 +73,12 @@ impl State {
             (Role::Incoming, Life::Serving) => {
                 let serving = self.serving().map_or(0, |generation| generation.number);
                 self.note_reload_failure(first_line(&fault.message), now);
-                actions.push(Action::Record(Record::ReloadFailed { tags, serving, fault }));
+                let back = self.places_to_take_back(number);
+                actions.push(Action::Record(Record::ReloadFailed { tags, serving, fault, back }));
+                if back > 0 {
+                    self.begin_rollback(number, now, actions);
+                    return;
+                }
                 if let Some(generation) = self.generation(number) {
                     generation.quit(now, actions);
                 }
@@ -84,9 +90,12 @@ impl State {
                     let retry = generation.backoff.delay();
                     actions.push(Action::Record(Record::BootFailed { tags, fault, retry }));
                 }
+                self.handle_failed_rollback(actions);
             }
             // One reason was told already; the rest of a generation that is thrown away fails for the same.
-            (Role::Leaving, _) | (_, Life::Stopping { .. } | Life::Over) | (Role::Serving, Life::Starting) => {}
+            (Role::Leaving | Role::Receding, _)
+            | (_, Life::Stopping { .. } | Life::Over)
+            | (Role::Serving, Life::Starting) => {}
         }
     }
 
@@ -104,9 +113,12 @@ impl State {
         }
         for generation in &mut self.generations {
             if generation.number == number {
+                let committed = generation.rolls();
                 generation.role = Role::Serving;
                 generation.poll_promote(now, actions);
-                actions.push(Action::Commit { generation: number });
+                if !committed {
+                    actions.push(Action::Commit { generation: number });
+                }
                 actions.push(Action::Record(Record::Serves {
                     generation: number,
                     workers: generation.counts().serving,
@@ -116,7 +128,8 @@ impl State {
             }
         }
         for generation in &mut self.generations {
-            if generation.role == Role::Serving && generation.number != number {
+            let before = matches!(generation.role, Role::Serving | Role::Receding);
+            if before && generation.number != number {
                 generation.leave(true, now, actions);
             }
         }
@@ -167,7 +180,7 @@ impl State {
     }
 
     /// The running reload is over, well or not; a folded one follows.
-    fn end_reload(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn end_reload(&mut self, actions: &mut Vec<Action>) {
         actions.push(Action::Notify(Notice::Ready));
         if let Some(reload) = self.reload.take()
             && reload.again

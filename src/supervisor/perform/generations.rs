@@ -3,7 +3,7 @@
 //! Owns the reading of settings and the opening and closing of listeners for a generation, and what its promotion means for
 //! both. Invariant: a listener is closed only when no generation uses it.
 
-use super::super::event::Plan;
+use super::super::event::{Plan, Serial};
 use super::super::spawn;
 use super::{Performer, Prepared, Source, open_log};
 use crate::listeners::Listener;
@@ -85,7 +85,7 @@ impl Performer<'_> {
         let Some(prepared) = self.generations.get(&generation) else { return };
         let settings = Rc::clone(&prepared.settings);
         let kept = prepared.listeners.clone();
-        let mut drains = Vec::new();
+        let mut ends = Vec::new();
         for (number, older) in self.generations.range_mut(..generation) {
             let mut ending = Vec::new();
             for (n, listener) in (0..).zip(std::mem::take(&mut older.listeners)) {
@@ -103,19 +103,10 @@ impl Performer<'_> {
                     self.history.hear(Level::Info, text);
                 }
             }
-            if !ending.is_empty() {
-                drains.extend(
-                    self.peers
-                        .iter()
-                        .filter(|(_, peer)| peer.generation == *number)
-                        .map(|(serial, _)| (*serial, ToWorker::Drain { listeners: ending.clone() })),
-                );
-            }
+            ends.push((*number, ending));
         }
-        for (to, message) in drains {
-            if let Err(reason) = self.send(to, &message, &[]) {
-                warn!(self.logger, "{} does not hear that a listener ends: {}", to, reason; event::FAILURE);
-            }
+        for (number, ending) in ends {
+            self.tell_of_ending(number, &ending);
         }
         self.keep_listeners();
         self.watch_idleness(generation);
@@ -126,6 +117,41 @@ impl Performer<'_> {
                     self.log = log;
                 }
                 Err(error) => error!(self.logger, "The logs stay as they were: {}", error; event::FAILURE),
+            }
+        }
+    }
+
+    /// The generation has failed after some of it had served: its listeners that nobody else has end.
+    pub(super) fn withdraw(&mut self, generation: u32) {
+        let Some(prepared) = self.generations.get(&generation) else { return };
+        let others: Vec<&Rc<Listener>> = self
+            .generations
+            .iter()
+            .filter(|(number, _)| **number != generation)
+            .flat_map(|(_, other)| &other.listeners)
+            .collect();
+        let alone = |listener: &Rc<Listener>| !others.iter().any(|other| Rc::ptr_eq(other, listener));
+        let mut ending = Vec::new();
+        for (n, listener) in (0..).zip(&prepared.listeners) {
+            if listener.is_own() && alone(listener) {
+                listener.let_nobody_in();
+                ending.push(n);
+            }
+        }
+        self.tell_of_ending(generation, &ending);
+    }
+
+    /// Has the workers of a generation answer what waits at these of its listeners, at which nobody is let in any more.
+    fn tell_of_ending(&mut self, generation: u32, listeners: &[u32]) {
+        if listeners.is_empty() {
+            return;
+        }
+        let peers = self.peers.iter().filter(|(_, peer)| peer.generation == generation);
+        let serials: Vec<Serial> = peers.map(|(serial, _)| *serial).collect();
+        for to in serials {
+            let message = ToWorker::Drain { listeners: listeners.to_vec() };
+            if let Err(reason) = self.send(to, &message, &[]) {
+                warn!(self.logger, "{} does not hear that a listener ends: {}", to, reason; event::FAILURE);
             }
         }
     }
@@ -157,6 +183,7 @@ pub(super) fn plan(settings: &Settings, listeners: &[Rc<Listener>]) -> Plan {
         preload: settings.preload_app,
         boot_timeout: (!settings.boot_timeout.is_zero()).then_some(settings.boot_timeout),
         graceful_timeout: settings.graceful_timeout,
+        rolling: settings.reload_strategy == "rolling",
         lifetime: (!settings.max_worker_lifetime.is_zero()).then_some(settings.max_worker_lifetime),
         drain_listeners: listeners.iter().any(|listener| listener.is_own()),
     }
