@@ -306,11 +306,12 @@ impl Output {
         }
     }
 
-    /// At the end: reads what there is and records every line, also one that is not ended.
+    /// At the end: reads what there is and records every line, also one that is not ended. Who prints on without an end
+    /// does not hold it up.
     pub(super) fn finish(&mut self, who: &dyn Fn(i32) -> Printer, log: &Log) {
-        self.molds.read(usize::MAX, &self.log, who);
+        self.molds.read(2 * ROOM, &self.log, who);
         for worker in self.workers.values_mut() {
-            worker.stream.read(usize::MAX, &self.log, &worker.who());
+            worker.stream.read(2 * ROOM, &self.log, &worker.who());
         }
         self.end_all(who);
         self.log.flush(log);

@@ -255,3 +255,23 @@ def test_rgunicorns_own_means_work_inside_the_sealed_unit(instance):
     assert status["memory"][str(status["workers"][0])]["pss"] > 0
     assert "/tries" not in one.box.run("rgunicornctl", "-i", "means", "requests").stdout
     assert "cannot" not in " ".join(str(record["MESSAGE"]) for record in one.records())
+
+
+@on_both
+def test_network_interfaces_are_hidden_until_a_drop_in_allows_to_ask_for_them(instance):
+    app = """
+import socket
+
+def app(environ, start_response):
+    try:
+        body = b"asked" if socket.if_nameindex() else b"none"
+    except OSError as error:
+        body = str(error).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+    one = instance("interfaces", {"plain.py": app}, workers=1).open()
+    assert "Address family not supported" in one.get("/").text
+    one.drop_in("RestrictAddressFamilies=AF_NETLINK")
+    one.box.systemctl("restart", one.service)
+    assert one.get("/").text == "asked"

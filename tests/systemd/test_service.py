@@ -182,6 +182,17 @@ def test_a_reload_that_fails_makes_systemctl_reload_fail_and_the_old_generation_
     assert one.get("/").body == b"hello\n"
 
 
+def test_the_drop_in_for_notify_reload_does_no_harm_on_a_systemd_that_may_not_know_it(instance):
+    one = instance("early").drop_in(link="notify-reload").open()
+    one.may_fail = True
+    one.get("/")
+    one.box.systemctl("reload", one.service)
+    assert one.show("StatusText") == "Generation 2 serves with 2 workers"
+    one.box.write(f"{one.directory}/plain.py", "raise RuntimeError('broken release')\n")
+    assert one.box.systemctl("reload", one.service, check=False).returncode != 0
+    assert one.get("/").body == b"hello\n"
+
+
 def test_root_asks_an_instance_by_its_name_and_others_may_not(instance):
     one = instance("asked").open()
     one.get("/")
