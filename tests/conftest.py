@@ -88,17 +88,19 @@ def needs():
 
 @pytest.fixture(scope="session")
 def wheels():
-    """wheels("3.13") -> a folder with Flask and Django and what they need, for that Python; loaded once, by pip."""
+    """wheels("3.13") -> a folder with what applications of boxes need, for that Python; loaded once, by pip."""
+    wanted = ["flask>=3.0,<4", "django>=5.1,<6", "gevent>=24.10", "flask-sock>=0.7", "fastapi>=0.115,<1", "uvloop>=0.21,<1"]
 
     def of(python):
         folder = ROOT / ".cache" / "wheels" / python
-        done = folder / "complete"
+        # A folder that was filled for another list is filled again.
+        done = folder / f"complete-{len(wanted)}"
         if not done.exists():
             ended = subprocess.run(
                 [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
-                 f"--python-version={python}", f"--dest={folder}", "flask>=3.0,<4", "django>=5.1,<6"],
+                 f"--python-version={python}", f"--dest={folder}", *wanted],
                 capture_output=True, text=True)
-            require(ended.returncode == 0, f"Flask and Django for Python {python}, from the package index:\n{ended.stderr}")
+            require(ended.returncode == 0, f"{wanted} for Python {python}, from the package index:\n{ended.stderr}")
             done.touch()
         return folder
 

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from harness import until
 from harness.systems import boot
+from websockets.sync.client import unix_connect
 
 from .pages import ROOT, headings, links, steps
 
@@ -94,6 +95,25 @@ def test_a_load_balancer_reaches_the_instance_by_tcp_as_its_page_says(reader):
     assert reader.said.endswith("It works.\n")
 
 
+def test_greenlets_and_coroutines_serve_websockets_as_their_page_says(reader):
+    """Through the socket of the instance, and through nginx as nginx.md has it."""
+    box = reader.box
+    reader.follow("docs/coroutines.md")
+    assert reader.said.endswith('"Hello, you."')
+    (configuration,) = [step.text for step in steps("docs/nginx.md") if step.path]
+    client = ("import simple_websocket as s; ws = s.Client('ws://localhost/echo'); "
+              "ws.send('through nginx'); print(ws.receive(timeout=10)); ws.close()")
+    for name in ("chat", "api"):
+        with unix_connect(str(box.path(f"/run/rgunicorn/{name}.sock")), "ws://localhost/echo") as direct:
+            direct.send("direct")
+            assert direct.recv(timeout=10) == "direct", name
+        box.write("/etc/nginx/conf.d/app.conf", configuration.replace("rgunicorn/app.sock", f"rgunicorn/{name}.sock"))
+        box.run("sh", "-c", "getent group rgunicorn | grep -q www-data || adduser www-data rgunicorn")
+        box.run("rm", "-f", "/etc/nginx/sites-enabled/default")
+        box.systemctl("restart", "nginx")
+        assert box.run("/srv/app/venv/bin/python", "-c", client).stdout == "through nginx\n", name
+
+
 def test_two_machines_serve_behind_nginx_and_haproxy_and_one_may_stop(reader):
     """The two machines are two addresses of the box, with an instance each."""
     box = reader.box
@@ -123,7 +143,7 @@ def test_two_machines_serve_behind_nginx_and_haproxy_and_one_may_stop(reader):
 
 
 def test_marks_are_only_where_a_test_follows_them():
-    followed = {"README.md", "docs/nginx.md", "docs/load-balancers.md", "docs/many-machines.md"}
+    followed = {"README.md", "docs/nginx.md", "docs/load-balancers.md", "docs/many-machines.md", "docs/coroutines.md"}
     assert {page for page in PAGES if steps(page)} <= followed
 
 

@@ -67,6 +67,16 @@ def app(environ, start_response):
     elif path == "/subprocess":
         import subprocess
         found = subprocess.run(["sh", "-c", "echo out"], stdout=subprocess.PIPE, check=True).stdout.decode()
+    elif path in ("/psycopg", "/pymysql"):
+        try:
+            if path == "/psycopg":
+                import psycopg
+                psycopg.connect(f"host=127.0.0.1 port={query} user=nobody connect_timeout=20")
+            else:
+                import pymysql
+                pymysql.connect(host="127.0.0.1", port=int(query), connect_timeout=20, read_timeout=20)
+        except Exception as error:
+            found = type(error).__name__
     elif path == "/exit":
         sys.exit(5)
     elif path == "/pid":
@@ -170,6 +180,22 @@ def test_no_more_requests_than_worker_connections_are_in_the_application(start, 
 def test_what_waits_in_the_application_waits_in_the_hub(start, target):
     # A single worker answers the request that its own request makes.
     assert start().get(target).status == 200
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "pymysql"])
+def test_a_database_that_does_not_answer_keeps_only_its_own_greenlet(start, driver):
+    """What docs/coroutines.md says of these drivers."""
+    server = start()
+    with socket.create_server(("127.0.0.1", 0)) as database, server.connect() as client:
+        database.settimeout(20)
+        client.request(target=f"/{driver}?{database.getsockname()[1]}")
+        connection, _ = database.accept()
+        if driver == "psycopg":
+            assert connection.recv(100), "its first message has come, and no answer goes back"
+        for _ in range(20):
+            assert server.get("/").json() == CLEAN
+        connection.close()
+        assert client.response().json() == "OperationalError"
 
 
 def slow_upload(server, path, size=30_000):
