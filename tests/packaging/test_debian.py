@@ -6,8 +6,9 @@ import subprocess
 import time
 
 import pytest
+from harness import until
 from harness.requirement import require
-from harness.server import ROOT
+from harness.server import BINARY, ROOT
 from harness.systems import boot
 from torture import drive
 
@@ -139,3 +140,73 @@ def test_an_applications_data_survives_a_purge_and_is_told_of(box):
     said = apt(box, "purge", "rgunicorn").stdout
     assert "/var/lib/rgunicorn is not empty and stays" in said
     assert box.path("/var/lib/private/rgunicorn/app/db.sqlite3").read_text() == "precious"
+
+
+def instance(box, name, more=""):
+    box.write(f"/etc/rgunicorn/{name}.toml", f'app = "app:app"\nchdir = "/srv/{name}"\npython = "/srv/app/venv/bin/python"\n{more}')
+    box.write(f"/srv/{name}/app.py", (ROOT / "tests/torture/app.py").read_text())
+
+
+def answer(box, name):
+    """The instance's answer, over its socket."""
+    return box.run("curl", "-sS", "--max-time", "20", "--unix-socket", f"/run/rgunicorn/{name}.sock", "http://localhost/?token=a").stdout
+
+
+def runs(box, name):
+    """The version that the arbiter of an instance runs."""
+    pid = box.show(f"rgunicorn@{name}.service", "MainPID")
+    return box.run(f"/proc/{pid}/exe", "--version").stdout.split()[1]
+
+
+def test_an_upgrade_and_a_downgrade_find_every_instance_as_it_is(box, packages):
+    """Running, with an application that is broken meanwhile, stopped behind its socket, stopped altogether."""
+    first = version(BINARY.parent)
+    apt(box, "install", "/run/outside/first.deb")
+    for name in ("good", "broken", "asleep", "off"):
+        instance(box, name, "workers = 1\n")
+        box.systemctl("start", f"rgunicorn@{name}.socket")
+    pids = {}
+    for name in ("good", "broken"):
+        assert answer(box, name).startswith("a GET")
+        pids[name] = box.show(f"rgunicorn@{name}.service", "MainPID")
+    box.systemctl("stop", "rgunicorn@off.socket")
+    box.write("/srv/broken/app.py", "import nothing_of_that_name\n")
+
+    for package, now, options in (("later", version(NEXT), []), ("first", first, ["--allow-downgrades"])):
+        said = apt(box, "install", *options, f"/run/outside/{package}.deb").stdout
+        assert "rgunicorn@good.service" not in said and "rgunicorn@off" not in said, said
+        for name, pid in pids.items():
+            assert box.show(f"rgunicorn@{name}.service", "MainPID") == pid, f"{name} after {package}"
+            assert box.show(f"rgunicorn@{name}.service", "NRestarts") == "0"
+            assert answer(box, name).startswith("a GET"), f"{name} serves after {package}"
+            assert runs(box, name) == now, f"{name} after {package}"
+        if package == "later":
+            assert box.show("rgunicorn@asleep.service", "ActiveState") == "inactive", "nothing starts that did not run"
+            assert answer(box, "asleep").startswith("a GET") and runs(box, "asleep") == now
+        assert box.show("rgunicorn@off.socket", "ActiveState") == box.show("rgunicorn@off.service", "ActiveState") == "inactive"
+    assert "nothing_of_that_name" in box.run("journalctl", "-u", "rgunicorn@broken", "-o", "cat").stdout
+
+
+def test_logs_are_rotated_and_the_instance_writes_on_in_new_ones(box):
+    """The snippet that the package installs, obeyed by the logrotate of the system."""
+    apt(box, "install", "/run/outside/first.deb")
+    instance(box, "app", 'workers = 1\naccesslog = "/var/log/rgunicorn/app/access.log"\nerrorlog = "/var/log/rgunicorn/app/error.log"\n')
+    box.write("/etc/systemd/system/rgunicorn@app.service.d/logs.conf", "[Service]\nLogsDirectory=rgunicorn/app\n")
+    box.systemctl("daemon-reload")
+    box.systemctl("start", "rgunicorn@app.socket")
+    logs = "/var/log/private/rgunicorn/app"
+
+    def lines(name):
+        path = box.path(f"{logs}/{name}")
+        return path.read_text().count("?token=a ") if path.exists() else -1
+
+    for round in (1, 2):
+        assert answer(box, "app").startswith("a GET")
+        until(lambda: lines("access.log") == 1, "the request to be written")
+        ended = box.run("logrotate", "--force", "/etc/logrotate.d/rgunicorn")
+        assert not ended.stderr, ended.stderr
+        until(lambda: lines("access.log") == 0 and lines("access.log.1") == 1, f"the logs to be rotated, round {round}")
+        assert box.path(f"{logs}/error.log").exists()
+    assert box.path(f"{logs}/access.log.2.gz").exists()
+    owner = box.run("stat", "-c", "%U", f"{logs}/access.log", f"{logs}/access.log.1").stdout.split()
+    assert owner[0] == owner[1] != "root"
