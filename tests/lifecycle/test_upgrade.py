@@ -141,7 +141,7 @@ def test_a_program_that_cannot_take_over_is_refused_before_anything_has_changed(
         case "reads another format":
             (folder / "rgunicorn").rename(folder / "real")
             # The same program, which is shown a state of a later format.
-            program(folder, 'sed -e "s/\\"format\\":1,/\\"format\\":999,/" /proc/self/fd/3 >"$0.state"\n'
+            program(folder, 'sed -e "s/\\"format\\":[0-9]*,/\\"format\\":999,/" /proc/self/fd/3 >"$0.state"\n'
                             f'exec {folder}/real "$@" 3<>"$0.state"')
     done = ctl("upgrade")
     assert done.returncode == 1
