@@ -3,6 +3,10 @@
 //! A lane asks [`Reactor::next`] for a request and gets an [`Exchange`], which is the connection itself until the response
 //! is finished; [`Reactor::wait`] blocks until there is something to do. The HTTP rules are those of `rgunicorn-http`.
 
+// The name by which the world of the tests knows this crate.
+#[cfg(test)]
+extern crate self as rgunicorn_reactor;
+
 mod body;
 mod connection;
 mod control;
@@ -35,3 +39,14 @@ pub use outbox::OwnedBytes;
 pub use reactor::{Hooks, Inheritance, Next, Reactor};
 pub use settings::{ReactorSettings, seconds};
 pub use timeouts::TakeStack;
+
+#[cfg(test)]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "it serves the tests of the whole crate"
+)]
+#[path = "../tests/world/mod.rs"]
+mod world;

@@ -7,7 +7,9 @@
 //!
 //! **The lost wake-up.** A thread that adds work (a complete request) while another is about to block: the adder pushes
 //! under the lock, then reads `polling`; the other sets `polling`, then looks at the table under the lock. Both orders
-//! are sequentially consistent, so at least one of them sees the other, and the adder kicks.
+//! are sequentially consistent, so at least one of them sees the other, and the adder kicks. Who takes work out for a
+//! moment and puts it back is an adder, too: meanwhile the table looked empty. And so is who sets an instant at which
+//! something is to be done: the other one has not counted with it.
 
 use crate::connection::{Connection, Surroundings, Verdict};
 use crate::coroutines::Coroutines;
@@ -448,6 +450,7 @@ impl Reactor {
         } else {
             *lock(&self.offer_again) = Some(Instant::now() + OFFER_AGAIN);
             stay.into_iter().for_each(|connection| self.put_back(connection));
+            self.kick_pollers();
         }
     }
 
@@ -498,6 +501,8 @@ impl Reactor {
             let Some(connection) = lock(&self.table).pop_request() else { break };
             if let Err(connection) = self.hand_over(connection) {
                 lock(&self.table).unpop_request(connection);
+                // A lane that came back in between has found nothing to do.
+                self.kick_pollers();
                 break;
             }
             gone = true;
@@ -803,5 +808,52 @@ impl Reactor {
     /// Whether the worker is done.
     pub fn is_finished(&self) -> bool {
         self.finished.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Phase;
+    use crate::world::{Instance, PATIENCE, settings};
+    use rgunicorn_protocol::WorkerSettings;
+    use std::sync::mpsc;
+
+    /// A worker of several with one lane, which sleeps in [`Reactor::wait`]; and who says that it has woken up.
+    fn asleep(instance: &Instance) -> (Arc<Reactor>, Channel, mpsc::Receiver<()>) {
+        let (reactor, channel) = instance.reactor(&WorkerSettings { workers: 2, ..settings() }, 1);
+        let (tell, told) = mpsc::channel();
+        let (woken, waking) = mpsc::channel();
+        let lane = Arc::clone(&reactor);
+        std::thread::spawn(move || {
+            let _ = tell.send(nix::unistd::gettid());
+            lane.wait(&mut Hands::default());
+            let _ = woken.send(());
+        });
+        let thread = told.recv_timeout(PATIENCE).unwrap();
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.as_bytes()[0]
+        };
+        while reactor.polling.load(Ordering::SeqCst) == 0 || state() != b'S' {
+            std::thread::yield_now();
+        }
+        (reactor, channel, waking)
+    }
+
+    #[test]
+    fn a_request_that_comes_back_from_a_failed_offer_wakes_the_lane_that_went_to_sleep_meanwhile() {
+        let instance = Instance::new();
+        let (reactor, _channel, woken) = asleep(&instance);
+        let (_client, server) = UnixStream::pair().unwrap();
+        let mut connection =
+            Connection::new(reactor.new_token(), server.into(), None, 0, &reactor.settings, Instant::now());
+        // It cannot travel.
+        (connection.phase, connection.continued) = (Phase::Answering, true);
+        reactor.lanes.enter();
+        lock(&reactor.table).push_request(Box::new(connection));
+        reactor.offer_requests();
+        assert_eq!(woken.recv_timeout(PATIENCE), Ok(()));
+        reactor.finish();
     }
 }
