@@ -115,6 +115,19 @@ def test_a_request_may_take_longer_than_systemd_would_wait_for_a_stop_as_long_as
     assert one.show("Result") == "success"
 
 
+def test_an_import_may_take_longer_than_systemd_would_wait_for_a_start_up_to_boot_timeout(instance):
+    """TimeoutStartSec= alone would end it; that it is not systemd which ends one that hangs says who keeps the time."""
+    slow = "import time\ntime.sleep(3)\n" + GOOD
+    one = instance("slow", {"plain.py": slow}, workers=1).drop_in("TimeoutStartSec=1\nRestart=no").open()
+    one.may_fail = True
+    assert one.get("/").body == b"repaired"
+    one.box.systemctl("stop", one.service)
+    one.write({"plain.py": slow.replace("3", "600")}, app="plain:app", boot_timeout=2)
+    assert one.box.systemctl("start", one.service, check=False).returncode != 0
+    assert (one.show("Result"), one.show("ExecMainStatus")) == ("exit-code", "3")
+    one.found("(boot_timeout)", "PRIORITY=3")
+
+
 def test_a_request_that_hangs_at_a_stop_is_ended_by_graceful_timeout_though_systemd_would_wait_less(instance):
     one = instance("hanging", graceful_timeout=2).drop_in("TimeoutStopSec=1").open()
     one.may_fail = True

@@ -1,7 +1,7 @@
 """WATCHDOG=1 is sent only while the instance does its work."""
 
 from harness import processes, until
-from harness.systems import on_both
+from harness.systems import on_both, on_debian13
 
 
 def restarts(one):
@@ -65,7 +65,7 @@ def test_a_long_request_without_a_limit_is_no_fault_nor_is_a_worker_that_is_bein
     assert one.arbiter == before and restarts(one) == 0
 
 
-@on_both
+@on_debian13
 def test_the_watchdog_is_fed_before_during_and_after_an_upgrade(instance):
     one = instance("fed").drop_in("WatchdogSec=2").open()
     one.get("/")
