@@ -43,6 +43,26 @@ def test_its_tag_is_true(wheel, tmp_path):
     assert needed(tmp_path, files) <= {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 
 
+def test_auditwheel_finds_the_tag_to_be_the_best_one(wheel):
+    said = subprocess.run([sys.executable, "-m", "auditwheel", "show", wheel], check=True, capture_output=True, text=True).stdout
+    tag = wheel.stem.split("-none-")[1]
+    assert f'consistent with the following platform tag: "{tag}"' in " ".join(said.split())
+
+
+def test_pip_takes_away_what_it_has_brought(wheel, tmp_path):
+    directory = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    pip = [directory / "bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    files = lambda: {path for path in directory.rglob("*") if not path.is_dir() and "__pycache__" not in str(path)}
+    subprocess.run([*pip, "--version"], check=True, stdout=subprocess.DEVNULL)
+    before = files()
+    subprocess.run([*pip, "install", "--no-index", wheel], check=True)
+    assert files() > before
+    subprocess.run([directory / "bin/python", "-m", "rgunicorn", "--version"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*pip, "uninstall", "--yes", "rgunicorn"], check=True)
+    assert files() == before
+
+
 def test_pip_finds_nothing_wrong_and_the_version_is_the_sources(environment):
     version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
     told = subprocess.run([environment / "bin/pip", "show", "rgunicorn"], check=True, capture_output=True, text=True).stdout
