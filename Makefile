@@ -75,7 +75,7 @@ reference:
 
 # What people install, in dist/: the same programs in each. packaging/ has the recipes.
 deb: build
-	@.ci/require dpkg-deb=dpkg objdump=binutils
+	@.ci/require dpkg-deb=dpkg objdump=binutils readelf=binutils
 	packaging/deb/build $(TARGET)/release dist
 
 rpm: build

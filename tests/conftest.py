@@ -76,7 +76,7 @@ def deb(tmp_path_factory):
     command("dpkg-deb")
     directory = tmp_path_factory.mktemp("deb")
     subprocess.run([ROOT / "packaging/deb/build", BINARY.parent, directory], check=True, stdout=subprocess.DEVNULL)
-    (package,) = directory.glob("*.deb")
+    (package,) = directory.glob("rgunicorn_*.deb")
     return package
 
 

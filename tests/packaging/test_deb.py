@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from harness.requirement import command
-from harness.server import ROOT
+from harness.server import BINARY, ROOT
 
 from .contents import BINARIES, glibc, needed
 
@@ -55,6 +55,26 @@ def test_it_needs_the_c_library_and_libgcc_alone(deb, contents):
 
 def test_lintian_finds_no_error_and_nothing_to_warn_of(deb):
     said = subprocess.run([command("lintian"), "--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0", deb],
+                          capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_the_debug_symbols_are_those_of_the_programs(deb, contents, tmp_path):
+    """A debugger finds them by build id: of each program the file is there, and it knows a function of ours."""
+    (symbols,) = deb.parent.glob("rgunicorn-dbgsym_*.deb")
+    assert field(symbols, "Depends") == f"rgunicorn (= {field(deb, 'Version')})"
+    subprocess.run(["dpkg-deb", "--extract", symbols, tmp_path], check=True)
+    ids = {}
+    for path in BINARIES:
+        notes = subprocess.run(["readelf", "-n", contents / path], check=True, capture_output=True, text=True).stdout
+        ids[path] = re.search(r"Build ID: ([0-9a-f]+)", notes)[1]
+        debug = tmp_path / f"usr/lib/debug/.build-id/{ids[path][:2]}/{ids[path][2:]}.debug"
+        assert "rgunicorn" in subprocess.run(["nm", debug], check=True, capture_output=True, text=True).stdout, path
+    assert sorted(field(symbols, "Build-Ids").split()) == sorted(ids.values())
+    # A build for quick tests may have been told to make no line tables; then there are only names.
+    tables = ".debug_line" in subprocess.run(["readelf", "-SW", BINARY], check=True, capture_output=True, text=True).stdout
+    less = [] if tables else ["--suppress-tags", "debug-file-with-no-debug-symbols"]
+    said = subprocess.run([command("lintian"), "--allow-root", "--fail-on", "error,warning", *less, symbols],
                           capture_output=True, text=True)
     assert said.returncode == 0, said.stdout + said.stderr
 

@@ -21,7 +21,7 @@ def packages(deb, tmp_path_factory):
     require((NEXT / "rgunicorn").exists(), "a build with another version (make next)")
     directory = tmp_path_factory.mktemp("later")
     subprocess.run([ROOT / "packaging/deb/build", NEXT, directory, version(NEXT)], check=True, stdout=subprocess.DEVNULL)
-    (later,) = directory.glob("*.deb")
+    (later,) = directory.glob("rgunicorn_*.deb")
     return {"first.deb": deb, "later.deb": later}
 
 
