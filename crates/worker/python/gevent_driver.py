@@ -51,7 +51,7 @@ class Hub:
             self.watchers.append(watcher)
 
     def unwatch(self):
-        """In a process that the application has forked: the fds are not ours there."""
+        """At the end; and in a process that the application has forked: the fds are not ours there."""
         for watcher in self.watchers:
             watcher.stop()
 

@@ -27,7 +27,7 @@ use rgunicorn_reactor::{Exchange, Hands, Next, Reactor};
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 const SOURCE: &str = include_str!("../../python/gevent_driver.py");
 /// Requests begun in one turn, so that other greenlets have theirs.
@@ -103,6 +103,8 @@ struct Runner {
     next: Mutex<Option<(Box<Exchange>, usize)>>,
     /// Taken out at its end, since it refers back.
     greenlet: Mutex<Option<Py<PyAny>>>,
+    /// As it was when it began its first request.
+    fresh: OnceLock<Traces>,
 }
 
 /// What would show that somebody knows a greenlet.
@@ -309,8 +311,11 @@ impl Pool {
 
     fn stop(&self, py: Python<'_>) {
         if !self.stopped.swap(true, Ordering::Relaxed) {
-            let done = self.hub.bind(py).getattr("done").and_then(|done| done.call_method0("set"));
+            let hub = self.hub.bind(py);
+            let done = hub.getattr("done").and_then(|done| done.call_method0("set"));
             print_error(py, done.map(drop));
+            // The hub may run on, while threads of the application are waited for, and what comes is nobody's any more.
+            print_error(py, hub.call_method0("unwatch").map(drop));
         }
     }
 }
@@ -324,7 +329,13 @@ fn print_error(py: Python<'_>, result: PyResult<()>) {
 impl Runner {
     fn make<'py>(py: Python<'py>, pool: &Arc<Pool>) -> PyResult<Bound<'py, Runner>> {
         let lane = Arc::new(Lane::of_hub(&pool.hands, pool.event_class.clone_ref(py)));
-        let runner = Runner { pool: Arc::clone(pool), lane, next: Mutex::default(), greenlet: Mutex::default() };
+        let runner = Runner {
+            pool: Arc::clone(pool),
+            lane,
+            next: Mutex::default(),
+            greenlet: Mutex::default(),
+            fresh: OnceLock::new(),
+        };
         let runner = Bound::new(py, runner)?;
         let greenlet = pool.greenlet_class.bind(py).call1((&runner,))?;
         // Otherwise it has those of the hub, from which it is spawned, together with all others.
@@ -347,9 +358,10 @@ impl Runner {
     }
 
     /// Whether the greenlet is as if it had not served yet.
-    fn is_fresh(&self, greenlet: &Bound<'_, PyAny>, before: &Traces) -> PyResult<bool> {
+    fn is_fresh(&self, greenlet: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = greenlet.py();
-        if self.traces(greenlet)? != *before
+        let now = self.traces(greenlet)?;
+        if self.fresh.get().is_none_or(|fresh| *fresh != now)
             || greenlet.call_method0(pyo3::intern!(py, "has_links"))?.is_truthy()?
             || greenlet.getattr(pyo3::intern!(py, "spawn_tree_locals"))?.is_truthy()?
         {
@@ -362,7 +374,11 @@ impl Runner {
     /// Serves one request. Whether this greenlet may serve another.
     fn serve(&self, greenlet: &Bound<'_, PyAny>, exchange: Box<Exchange>, lane: usize) -> bool {
         let (py, pool) = (greenlet.py(), &self.pool);
-        let before = self.traces(greenlet);
+        if self.fresh.get().is_none()
+            && let Ok(traces) = self.traces(greenlet)
+        {
+            let _: &Traces = self.fresh.get_or_init(|| traces);
+        }
         let served = pool.bridge.serve(py, &self.lane, exchange);
         // 1 is what Python says of an exception that nobody caught.
         rgunicorn_reactor::leave_if_child(if let Served::Exit(status) = served { status } else { 1 });
@@ -371,7 +387,7 @@ impl Runner {
         pool.reactor.leave_coroutine(lane);
         pool.recycling.count(&pool.reactor);
         match served {
-            Served::Continue => before.and_then(|before| self.is_fresh(greenlet, &before)).unwrap_or(false),
+            Served::Continue => self.is_fresh(greenlet).unwrap_or(false),
             Served::Thrown => false,
             Served::Exit(status) => {
                 pool.status.store(status, Ordering::Relaxed);
