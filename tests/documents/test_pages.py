@@ -1,9 +1,11 @@
 """README and docs: their links lead somewhere, and what they say to type works, as it is written."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
+import yaml
 from harness import until
 from harness.systems import boot
 from websockets.sync.client import unix_connect
@@ -32,6 +34,22 @@ def test_the_container_file_in_the_page_is_the_one_in_examples():
     example = (ROOT / "examples/Containerfile").read_text()
     instructions = example[example.index("FROM"):]
     assert instructions in (ROOT / "docs/containers.md").read_text()
+
+
+def test_the_pod_of_the_page_is_probed_where_it_answers_and_has_the_time_to_stop(serve):
+    """No cluster is here: the fragment is read as YAML, what it says is compared, and its environment is tried."""
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/many-machines.md").read_text(), re.MULTILINE | re.DOTALL)
+    pod = yaml.safe_load(text)
+    (container,) = pod["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    server = serve("plain:app", env=environment)
+    for probe in ("readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert {"containerPort": asked["port"]} in container["ports"]
+        answer = server.get(asked["path"])
+        assert answer.status == 200 and answer.body != server.get("/").body, "rgunicorn answers, not the application"
+    (sleep, seconds) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert sleep == "sleep" and pod["terminationGracePeriodSeconds"] > int(seconds) + 30
 
 
 class Reader:
@@ -149,7 +167,6 @@ def test_marks_are_only_where_a_test_follows_them():
 
 def test_pages_name_no_command_that_does_not_exist():
     """Options of rgunicorn in running text and blocks that are not run."""
-    import re
     from harness.server import BINARY
 
     known = subprocess.run([BINARY, "--help"], capture_output=True, text=True, check=True).stdout
