@@ -131,3 +131,53 @@ def test_an_idle_worker_whose_application_has_forked_goes_on_sleeping(serve, chi
         begun = sum(times())
         assert int(kept.get("/").text) == worker
         assert sum(times()) - begun < 20, "ticks of processor time for one request"
+
+
+MASKS = '''
+import json, multiprocessing, os, subprocess, threading
+
+def blocked(pid="self"):
+    with open(f"/proc/{pid}/status") as status:
+        return next(line.split()[1] for line in status if line.startswith("SigBlk"))
+
+def put_mask(queue):
+    queue.put(blocked())
+
+def terminated():
+    process = subprocess.Popen(["sleep", "1000"])
+    process.terminate()
+    return process.wait(10)
+
+def through(method):
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=put_mask, args=(queue,), daemon=True)
+    process.start()
+    found = queue.get()
+    process.join(10)  # The fork server hears of the end by SIGCHLD.
+    return [found, process.exitcode]
+
+def in_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(blocked("thread-self")))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def app(environ, start_response):
+    found = {"subprocess": subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout,
+             "terminated": terminated(), "thread": in_thread()}
+    found |= {method: through(method) for method in ("fork", "spawn", "forkserver")}
+    body = json.dumps(found).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+'''
+
+
+@pytest.mark.parametrize("threads", [1, 4], ids=["sync", "gthread"])
+def test_what_the_application_starts_has_no_signal_blocked_and_can_be_terminated(serve, threads):
+    server = serve("app:app", "--threads", threads, files={"app.py": MASKS})
+    found = json.loads(server.get("/").body)
+    none = "0" * 16
+    assert f"SigBlk:\t{none}\n" in found.pop("subprocess")
+    assert found == {"terminated": -15, "thread": none, "fork": [none, 0], "spawn": [none, 0], "forkserver": [none, 0]}

@@ -36,13 +36,12 @@ pub(crate) fn restore_defaults() {
     }
 }
 
-/// Runs `start` with every signal blocked, so that the threads that it makes never take one: Python's handlers run in
-/// the main thread, which must be the one that is interrupted.
+/// Runs `start` with every signal blocked, so that the threads of ours that it makes never take one: Python's handlers run
+/// in the main thread, which must be the one that is interrupted. Not for threads in which the application runs, since
+/// what it starts there would inherit the mask.
 pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     let mut before = SigSet::empty();
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
-    // A lane's stack is taken by a signal that is sent to just its thread.
-    crate::stacks::unblock();
     let result = start();
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     result

@@ -88,17 +88,6 @@ impl Timer {
     }
 }
 
-/// Lets the calling thread receive the signal.
-pub(crate) fn unblock() {
-    // SAFETY: the set is initialised before it is used, and only this thread's mask changes.
-    unsafe {
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, signal());
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
-    }
-}
-
 /// Prepares the interpreter; what comes back takes stacks, or none if `faulthandler` is not to be had.
 pub(crate) fn taker(py: Python<'_>) -> TakeStack {
     let file = register(py).ok().map(Mutex::new);

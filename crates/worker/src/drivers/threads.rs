@@ -79,7 +79,10 @@ fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize) -> PyResult<()> {
         // A lane that never comes back from the application must not keep the interpreter from ending.
         kwargs.set_item("daemon", true)?;
         let thread = class.call((), Some(&kwargs))?;
-        crate::signals::without_signals(|| thread.call_method0("start"))?;
+        // Its signal mask is the main thread's, empty: programs that the application starts inherit it, and one that has
+        // SIGTERM or SIGCHLD blocked cannot be terminated or never sees its children end. The kernel gives a signal to the
+        // main thread as long as that takes it (signal(7)), so handlers of the application run there all the same.
+        thread.call_method0("start")?;
         threads.push(thread);
     }
     for thread in threads {
