@@ -175,14 +175,14 @@ fn performer<'a>(
 /// Supervises from a state on, whose first actions are not carried out yet.
 fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>) -> Result<Exit, Trouble> {
     let purpose = state.purpose;
-    let signals = Signals::take().map_err(|error| failed("take its signals", error))?;
+    let mut signals = Signals::take().map_err(|error| failed("take its signals", error))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| failed("become the reaper of its workers", error))?;
     performer
         .epoll
         .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signals.to_u64()))
         .map_err(|error| failed("wait for signals", error))?;
 
-    let (outcome, status) = turn(state, first, &signals, &mut performer)?;
+    let (outcome, status) = turn(state, first, &mut signals, &mut performer)?;
 
     if !systemd::is_our_parent() {
         let killed = reap::kill_orphans(ORPHAN_TIME);
@@ -207,7 +207,7 @@ fn supervise((state, first): (State, Vec<Action>), mut performer: Performer<'_>)
 fn turn(
     mut state: State,
     first: Vec<Action>,
-    signals: &Signals,
+    signals: &mut Signals,
     performer: &mut Performer<'_>,
 ) -> Result<(Outcome, String), Trouble> {
     let mut watchdog = Watchdog::from_environment(Instant::now());
@@ -305,9 +305,9 @@ fn feed(watchdog: &mut Watchdog, performer: &mut Performer<'_>, state: &State, n
     }
 }
 
-fn handle_signals(signals: &Signals, performer: &mut Performer<'_>) {
+fn handle_signals(signals: &mut Signals, performer: &mut Performer<'_>) {
     loop {
-        match signals.poll_sent() {
+        match signals.poll_sent(Instant::now()) {
             Ok(Some((Sent::Child, _))) => {
                 performer.handle_deaths();
                 performer.handle_pauses();
@@ -318,6 +318,10 @@ fn handle_signals(signals: &Signals, performer: &mut Performer<'_>) {
                 }
                 performer.events.push_back(Event::Order(order));
             }
+            Ok(Some((Sent::Stray(stray), _))) => {
+                warn!(performer.logger(), "Ignored what means nothing here: {}", stray; id::SIGNAL_IGNORED);
+            }
+            Ok(Some((Sent::Known, _))) => {}
             Ok(None) => return,
             Err(error) => {
                 warn!(performer.logger(), "Signals cannot be read: {}", error; id::FAILURE);

@@ -1,5 +1,6 @@
 """Stories of signals: what an operator sends and what then happens."""
 
+import os
 import signal
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
 
@@ -225,6 +226,29 @@ def test_a_signal_that_means_nothing_does_not_end_the_arbiter(serve, name):
     until(lambda: len(server.workers) == 2, "a second worker")
     assert set(children) < set(server.children)
     assert server.get("/").body == b"hello\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGXCPU, signal.SIGRTMIN, signal.SIGRTMIN + 7, signal.SIGRTMAX],
+                         ids=["XCPU", "RTMIN", "RTMIN+7", "RTMAX"])
+def test_a_signal_that_can_only_be_a_mistake_is_told_once_and_ends_nothing(serve, number):
+    server = serve("plain:app", "--workers", 1)
+    children = server.children
+    for _ in range(100):
+        server.signal(number)
+    server.signal(SIGTTIN)
+    until(lambda: len(server.workers) == 2, "a second worker")
+    assert set(children) < set(server.children)
+    assert server.get("/").body == b"hello\n"
+    (record,) = server.log.find(f"means nothing here: .*{number}|means nothing here: SIGXCPU", "warning")
+    assert f"from process {os.getpid()} of user {os.getuid()}" in str(record)
+
+
+def test_processes_that_the_arbiter_starts_have_no_signal_of_its_own_blocked(serve):
+    server = serve("plain:app", "--workers", 1)
+    for pid in server.children:
+        with open(f"/proc/{pid}/status") as status:
+            blocked, = (line.split()[1] for line in status if line.startswith("SigBlk:"))
+        assert int(blocked, 16) == 0
 
 
 def test_log_files_that_have_reached_the_limit_of_file_size_end_nothing(serve, tmp_path):

@@ -85,6 +85,12 @@ events! {
     "The instance runs, but a setting probably does not do what was meant. The record names setting, value and \
     where it came from."
 
+    SIGNAL_IGNORED "27971e38103328b33f80d1878b60015d"
+    "Instance @RGUNICORN_INSTANCE@ was sent a signal that means nothing to it"
+    "The record names the signal and its sender. It is ignored, and told once a minute at most. SIGXCPU is the kernel's \
+    when a process has used the processor time of LimitCPU= (or ulimit -t): workers are replaced then, but the \
+    arbiter, which all of them hang on, goes on until the hard limit."
+
     CONTROL_REFUSED "33ad55d94ef447719194b81b30e36962"
     "A process was not heard on the control socket"
     "Only root and the instance's own user may control it, whatever the socket's mode."
