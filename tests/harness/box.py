@@ -20,8 +20,12 @@ from .waiting import until
 
 INIT = Path(__file__).with_name("box-init.sh")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Joins the cgroups whose directories are in $1 (one per line), then executes the rest.
-JOIN = 'while read -r d; do echo $$ >"$d/cgroup.procs" || exit 125; done <"$1"; shift; exec "$@"'
+# Joins the cgroups whose directories are in $1 (one per line), then executes the rest. The box's systemd may remove one that
+# is still empty between its making and the joining: it is made again.
+JOIN = """while read -r d; do
+  n=0
+  until mkdir -p "$d" && echo $$ >"$d/cgroup.procs"; do n=$((n + 1)); [ $n -lt 20 ] || exit 125; done
+done <"$1"; shift; exec "$@\""""
 
 
 class Box:
