@@ -131,6 +131,10 @@ impl Reactor {
             }
         }
         self.standby_in_charge.store(false, Ordering::SeqCst);
+        // A kick that was meant for the lane which turns the reactor again may have come here instead.
+        if lock(&self.table).has_work() {
+            self.kick_pollers();
+        }
     }
 
     /// Reads what has come, and sees that complete requests get a lane: an idle one here, or another worker's.
