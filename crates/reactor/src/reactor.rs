@@ -9,7 +9,8 @@
 //! under the lock, then reads `polling`; the other sets `polling`, then looks at the table under the lock. Both orders
 //! are sequentially consistent, so at least one of them sees the other, and the adder kicks. Who takes work out for a
 //! moment and puts it back is an adder, too: meanwhile the table looked empty. And so is who sets an instant at which
-//! something is to be done: the other one has not counted with it.
+//! something is to be done: the other one has not counted with it. The standby waits without being counted in `polling`,
+//! since a lane's return ends its charge; it may take a kick that was meant for that lane, and passes it on as it leaves.
 
 use crate::connection::{Connection, Surroundings, Verdict};
 use crate::coroutines::Coroutines;
@@ -287,6 +288,11 @@ impl Reactor {
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
     }
 
+    /// Whether a turn would find something without asking epoll.
+    pub(crate) fn has_work(&self) -> bool {
+        lock(&self.table).has_work()
+    }
+
     pub(crate) fn has_requests(&self) -> bool {
         lock(&self.table).has_requests()
     }
@@ -455,7 +461,7 @@ impl Reactor {
     }
 
     /// When what nobody could take is offered again, by a worker that retires.
-    fn offer_again_at(&self) -> Option<Instant> {
+    pub(crate) fn offer_again_at(&self) -> Option<Instant> {
         if self.retiring.load(Ordering::Relaxed) { *lock(&self.offer_again) } else { None }
     }
 
@@ -812,48 +818,5 @@ impl Reactor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::connection::Phase;
-    use crate::world::{Instance, PATIENCE, settings};
-    use rgunicorn_protocol::WorkerSettings;
-    use std::sync::mpsc;
-
-    /// A worker of several with one lane, which sleeps in [`Reactor::wait`]; and who says that it has woken up.
-    fn asleep(instance: &Instance) -> (Arc<Reactor>, Channel, mpsc::Receiver<()>) {
-        let (reactor, channel) = instance.reactor(&WorkerSettings { workers: 2, ..settings() }, 1);
-        let (tell, told) = mpsc::channel();
-        let (woken, waking) = mpsc::channel();
-        let lane = Arc::clone(&reactor);
-        std::thread::spawn(move || {
-            let _ = tell.send(nix::unistd::gettid());
-            lane.wait(&mut Hands::default());
-            let _ = woken.send(());
-        });
-        let thread = told.recv_timeout(PATIENCE).unwrap();
-        let state = || {
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
-            stat.rsplit_once(") ").unwrap().1.as_bytes()[0]
-        };
-        while reactor.polling.load(Ordering::SeqCst) == 0 || state() != b'S' {
-            std::thread::yield_now();
-        }
-        (reactor, channel, waking)
-    }
-
-    #[test]
-    fn a_request_that_comes_back_from_a_failed_offer_wakes_the_lane_that_went_to_sleep_meanwhile() {
-        let instance = Instance::new();
-        let (reactor, _channel, woken) = asleep(&instance);
-        let (_client, server) = UnixStream::pair().unwrap();
-        let mut connection =
-            Connection::new(reactor.new_token(), server.into(), None, 0, &reactor.settings, Instant::now());
-        // It cannot travel.
-        (connection.phase, connection.continued) = (Phase::Answering, true);
-        reactor.lanes.enter();
-        lock(&reactor.table).push_request(Box::new(connection));
-        reactor.offer_requests();
-        assert_eq!(woken.recv_timeout(PATIENCE), Ok(()));
-        reactor.finish();
-    }
-}
+#[path = "reactor_tests.rs"]
+mod tests;

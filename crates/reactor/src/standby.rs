@@ -110,7 +110,7 @@ impl Reactor {
     }
 
     /// Turns the reactor until a lane does so again.
-    fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands, watch: &mut Watch) {
+    pub(crate) fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands, watch: &mut Watch) {
         let listening = self.lanes.any_free();
         if !listening {
             self.stop_listening();
@@ -132,7 +132,7 @@ impl Reactor {
         }
         self.standby_in_charge.store(false, Ordering::SeqCst);
         // A kick that was meant for the lane which turns the reactor again may have come here instead.
-        if lock(&self.table).has_work() {
+        if self.has_work() || self.offer_again_at().is_some() {
             self.kick_pollers();
         }
     }
