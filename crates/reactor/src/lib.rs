@@ -17,6 +17,7 @@ mod hands;
 mod lanes;
 mod listener;
 mod memory;
+mod offers;
 mod offspring;
 mod outbox;
 mod queue;

@@ -15,7 +15,7 @@
 use crate::connection::{Connection, Surroundings, Verdict};
 use crate::coroutines::Coroutines;
 use crate::exchange::Exchange;
-use crate::handoff::{Handoff, OFFER_AGAIN};
+use crate::handoff::Handoff;
 use crate::hands::Hands;
 use crate::lanes::{Lanes, Role};
 use crate::listener::Listeners;
@@ -109,7 +109,7 @@ pub struct Reactor {
     /// Whether retirement leaves somebody who takes connections over.
     pub(crate) successors: AtomicBool,
     /// Nobody could take what this worker, which retires, has offered: it does so again at this instant.
-    offer_again: Mutex<Option<Instant>>,
+    pub(crate) offer_again: Mutex<Option<Instant>>,
     /// This worker had no fd for what waits in the handoff and leaves it alone for a while.
     pub(crate) handoff_rests: AtomicBool,
     /// Held from the moment that a connection is this process's until it is in the table, and while the worker decides
@@ -428,97 +428,6 @@ impl Reactor {
         }
     }
 
-    /// An idle connection of a worker that retires, and with it others that are idle. What nobody can take for now is
-    /// offered again until the deadline.
-    fn leave_with(self: &Arc<Self>, connection: Box<Connection>) {
-        let successors = self.successors.load(Ordering::Relaxed);
-        if !successors && !self.settings.parks {
-            self.end(connection);
-            return;
-        }
-        if self.offer_again_at().is_some_and(|at| at > Instant::now()) {
-            self.put_back(connection);
-            return;
-        }
-        let mut leavers = vec![connection];
-        {
-            let mut table = lock(&self.table);
-            // A part for each worker: whoever takes a datagram has all that is in it.
-            let part = (table.len() / self.workers.load(Ordering::Relaxed)).min(self.most_at_once());
-            table.take_idle(part.saturating_sub(1), &mut leavers);
-        }
-        let stay = self.hand_over_all(leavers);
-        if stay.is_empty() {
-            self.finish_if_retired();
-        } else if !successors {
-            // Nobody takes anything out before the next arbiter's workers do.
-            stay.into_iter().for_each(|connection| self.end(connection));
-        } else {
-            *lock(&self.offer_again) = Some(Instant::now() + OFFER_AGAIN);
-            stay.into_iter().for_each(|connection| self.put_back(connection));
-            self.kick_pollers();
-        }
-    }
-
-    /// When what nobody could take is offered again, by a worker that retires.
-    pub(crate) fn offer_again_at(&self) -> Option<Instant> {
-        if self.retiring.load(Ordering::Relaxed) { *lock(&self.offer_again) } else { None }
-    }
-
-    /// Offers again what nobody could take, once the time has come.
-    fn offer_leavers_again(&self) {
-        if self.offer_again_at().is_some_and(|at| at <= Instant::now()) {
-            *lock(&self.offer_again) = None;
-            self.review_all();
-        }
-    }
-
-    /// Whether there are, or may be, other workers who take what this one gives away.
-    pub(crate) fn shares(&self) -> bool {
-        self.workers.load(Ordering::Relaxed) > 1
-            || (self.retiring.load(Ordering::Relaxed) && self.successors.load(Ordering::Relaxed))
-    }
-
-    /// Whether the worker retires and nobody takes its connections over, so that responses must announce their end.
-    pub(crate) fn retires_alone(&self) -> bool {
-        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && !self.settings.parks
-    }
-
-    /// Whether what is given away now waits for the next arbiter, if one comes: only who can wait may go then.
-    fn parks(&self) -> bool {
-        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && self.settings.parks
-    }
-
-    /// Drops a connection that lives on elsewhere.
-    pub(crate) fn forget(&self, connection: Box<Connection>) {
-        lock(&self.table).leave(connection.token);
-        drop(connection);
-        self.sheet.count(Counter::HandedOver);
-    }
-
-    /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
-    pub(crate) fn offer_requests(self: &Arc<Self>) {
-        let stuck = self.coroutines.is_some() && self.standby_in_charge.load(Ordering::SeqCst);
-        if self.lanes.any_free() && !stuck || !self.shares() || self.parks() {
-            return;
-        }
-        let mut gone = false;
-        loop {
-            let Some(connection) = lock(&self.table).pop_request() else { break };
-            if let Err(connection) = self.hand_over(connection) {
-                lock(&self.table).unpop_request(connection);
-                // A lane that came back in between has found nothing to do.
-                self.kick_pollers();
-                break;
-            }
-            gone = true;
-        }
-        // Under a loop that is only slow nobody is inside whose coming back would look for the end.
-        if gone {
-            self.finish_if_retired();
-        }
-    }
-
     /// A place in the table for a connection that is about to be admitted.
     pub(crate) fn new_token(&self) -> Token {
         lock(&self.table).enter()
@@ -529,7 +438,7 @@ impl Reactor {
         lock(&self.listeners).number(address)
     }
 
-    fn put_back(self: &Arc<Self>, connection: Box<Connection>) {
+    pub(crate) fn put_back(self: &Arc<Self>, connection: Box<Connection>) {
         let deadline = connection.deadline();
         self.watch_for_room(&connection);
         let ready = lock(&self.table).put_back(connection, deadline);
