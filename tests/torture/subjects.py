@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness import processes
 from harness.broken import CODE, SETTINGS
+from harness.deployed import free_port
 from harness.log import Log
 from harness.server import Server, clean_environment, control
 from harness.waiting import until
@@ -59,7 +60,7 @@ class Rgunicorn(_Subject):
                  *(["-k", pool] if pool in ("asgi", "gevent") else ["--threads", 1 if pool == "sync" else 4]),
                  "--chdir", self.folder, *arguments, "app:asgi" if pool == "asgi" else "app:app"]
         self._own = {"python": sys.executable,
-                     "bind": f"unix:{directory}/torture.sock" if unix else "127.0.0.1:%d" % _free_port()}
+                     "bind": f"unix:{directory}/torture.sock" if unix else "127.0.0.1:%d" % free_port()}
         self.repair()
         self.server = Server(directory, words, env=self.environment)
 
@@ -204,9 +205,3 @@ class Gunicorn(_Subject):
 
 
 SUBJECTS = {subject.name: subject for subject in (Rgunicorn, Gunicorn)}
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
