@@ -208,7 +208,7 @@ impl Connection {
     /// Goes as far as it can.
     pub(crate) fn advance(&mut self, happened: Happened, hands: &mut Hands, around: &Surroundings<'_>) -> Verdict {
         self.readable |= happened.readable || happened.gone || happened.review && around.alone;
-        self.hung_up |= happened.hung_up || happened.gone;
+        self.hung_up |= happened.hung_up.is_some() || happened.gone;
         if happened.expired {
             match self.expire(hands, around) {
                 Verdict::Keep => {}

@@ -235,7 +235,7 @@ impl Reactor {
             proxied: connection.proxied.as_ref().map(|header| (header.version, header.addresses)),
             fresh: connection.fresh && connection.proxied.is_none(),
             since: connection.complete.map(|_| monotonic_us().saturating_sub(connection.waited().as_micros() as u64)),
-            hung_up: connection.hung_up,
+            hung_up: connection.hung_up || self.has_only_hung_up(connection),
             bytes,
         }
     }

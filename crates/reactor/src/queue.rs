@@ -23,14 +23,23 @@ const MOST_AT_ONCE: usize = 256;
 /// When to look again after late requests could not be taken (no fd is left).
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-impl Connection {
-    /// Whether the client has gone away while its request waited.
-    pub(crate) fn has_left(&self, waited: Duration) -> bool {
-        !self.hung_up && waited > LEFT_AFTER && sys::wait_for(self.socket.as_fd(), libc::POLLRDHUP, 0).unwrap_or(true)
-    }
-}
-
 impl Reactor {
+    /// Whether the client has gone away while its request waited.
+    pub(crate) fn has_left(&self, connection: &Connection, waited: Duration) -> bool {
+        !connection.hung_up
+            && waited > LEFT_AFTER
+            && !self.has_only_hung_up(connection)
+            && sys::wait_for(connection.socket.as_fd(), libc::POLLRDHUP, 0).unwrap_or(true)
+    }
+
+    /// Whether the FIN of a client whose request waits came with the request, though it was read apart from it.
+    pub(crate) fn has_only_hung_up(&self, connection: &Connection) -> bool {
+        let (Some(complete), Some(at)) = (connection.complete, lock(&self.table).hung_up(connection.token)) else {
+            return false;
+        };
+        connection.waited_before + at.saturating_duration_since(complete) <= LEFT_AFTER
+    }
+
     /// Answers the requests that have waited for `queue_timeout`, here and in the handoff. When to do so again.
     pub(crate) fn refuse_late_requests(self: &Arc<Self>, hands: &mut Hands) -> Option<Instant> {
         let limit = self.settings.queue_timeout;
@@ -40,7 +49,7 @@ impl Reactor {
         let handed_over = if self.shares() && self.accepts() { self.fetch_late_requests(hands) } else { None };
         let (late, here) = lock(&self.table).take_late_requests(limit);
         for connection in late {
-            if connection.has_left(connection.waited()) {
+            if self.has_left(&connection, connection.waited()) {
                 self.end(connection);
             } else {
                 self.refuse_late(connection, hands);

@@ -316,6 +316,7 @@ impl Reactor {
         let mut outboxes = Vec::new();
         if count > 0 {
             let mut table = lock(&self.table);
+            let hung_up = |bits: i32| (bits & libc::EPOLLRDHUP != 0).then(Instant::now);
             for event in &events[..count] {
                 let bits = event.events as i32;
                 match Source::decode(event.u64) {
@@ -323,7 +324,7 @@ impl Reactor {
                         let happened = Happened {
                             readable: bits & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
                             writable: bits & libc::EPOLLOUT != 0,
-                            hung_up: bits & libc::EPOLLRDHUP != 0,
+                            hung_up: hung_up(bits),
                             gone: bits & (libc::EPOLLHUP | libc::EPOLLERR) != 0,
                             ..Happened::default()
                         };
@@ -530,7 +531,7 @@ impl Reactor {
     /// Gives a connection whose request is complete to the lane that asked, unless it needs none.
     fn lend(self: &Arc<Self>, connection: Box<Connection>, hands: &mut Hands) -> Option<Box<Exchange>> {
         let waited = connection.waited();
-        if connection.has_left(waited) {
+        if self.has_left(&connection, waited) {
             slog::debug!(self.log, "a client left while its request waited for a lane";
                 "remote_addr" => connection.peer_text());
             self.end(connection);

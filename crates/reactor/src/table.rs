@@ -22,8 +22,8 @@ pub(crate) struct Happened {
     pub(crate) writable: bool,
     /// Its deadline has passed.
     pub(crate) expired: bool,
-    /// The peer sends nothing more (EPOLLRDHUP).
-    pub(crate) hung_up: bool,
+    /// The peer sends nothing more (EPOLLRDHUP), as was noticed at this instant.
+    pub(crate) hung_up: Option<Instant>,
     /// The peer is gone altogether (EPOLLHUP, EPOLLERR).
     pub(crate) gone: bool,
     /// The worker's state changed (it retires): look at it again.
@@ -39,7 +39,7 @@ impl Happened {
         self.readable |= other.readable;
         self.writable |= other.writable;
         self.expired |= other.expired;
-        self.hung_up |= other.hung_up;
+        self.hung_up = self.hung_up.or(other.hung_up);
         self.gone |= other.gone;
         self.review |= other.review;
     }
@@ -215,6 +215,11 @@ impl Table {
     /// What has happened to a connection that is out, for its owner.
     pub(crate) fn happened(&mut self, token: Token) -> Happened {
         self.place(token).map(|place| std::mem::take(&mut place.happened)).unwrap_or_default()
+    }
+
+    /// When the end of the peer's sending was noticed of a connection that is out, if nobody has looked since.
+    pub(crate) fn hung_up(&mut self, token: Token) -> Option<Instant> {
+        self.place(token).and_then(|place| place.happened.hung_up)
     }
 
     /// Forgets a connection; its box is its owner's to drop.

@@ -44,8 +44,8 @@ impl Exchange {
         let Some(connection) = self.connection.as_mut() else { return Client { hung_up: true, gone: true } };
         let happened = self.reactor.happened(connection.token);
         // Edges come once: what was not read is looked at when the connection is back.
-        connection.readable |= happened.readable || happened.gone || happened.hung_up;
-        connection.hung_up |= happened.hung_up || happened.gone;
+        connection.readable |= happened.readable || happened.gone || happened.hung_up.is_some();
+        connection.hung_up |= happened.hung_up.is_some() || happened.gone;
         self.gone |= happened.gone;
         Client { hung_up: connection.hung_up, gone: self.gone }
     }
