@@ -251,6 +251,8 @@ mod tests {
                     let letter = b'a' + (n % 26) as u8;
                     lane.begin(n, &[letter; 5], &[letter; 150], &[letter; 32]);
                     n += 1;
+                    // Requests of all lengths: some end while they are read, and some are long enough to be read.
+                    (0..n % 2048).for_each(|_| std::hint::spin_loop());
                 }
             })
         };
