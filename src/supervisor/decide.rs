@@ -207,12 +207,7 @@ impl State {
                     if promoted.is_empty() {
                         break;
                     }
-                    if let Some(incoming) = self.incoming().filter(|incoming| incoming.rolls() && incoming.complete())
-                        && promoted.iter().any(|(number, _)| *number == incoming.number)
-                    {
-                        // Before the last worker of the old one retires: it is to answer what waits at listeners that end.
-                        actions.push(Action::Commit { generation: incoming.number });
-                    }
+                    self.settle_commit(actions);
                     for (number, slot) in promoted {
                         self.hand_over(number, slot, now, actions);
                     }

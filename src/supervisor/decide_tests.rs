@@ -499,7 +499,8 @@ fn workers_of_the_module_before_the_upgrade_are_still_forked_by_their_mold() {
 #[derive(Debug, Clone)]
 enum Deed {
     Order(Order),
-    Settings(bool),
+    /// So many workers, or a mistake.
+    Settings(Option<u32>),
     Step(usize),
     Fault(usize),
     Die(usize),
@@ -524,7 +525,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     ];
     prop_oneof![
         2 => order.prop_map(Deed::Order),
-        1 => any::<bool>().prop_map(Deed::Settings),
+        1 => proptest::option::of(1..=5_u32).prop_map(Deed::Settings),
         20 => any::<usize>().prop_map(Deed::Step),
         1 => any::<usize>().prop_map(Deed::Fault),
         2 => any::<usize>().prop_map(Deed::Die),
@@ -547,8 +548,9 @@ fn pick(world: &World, index: usize) -> Option<Serial> {
 fn act(world: &mut World, deed: &Deed, usual: &Plan) {
     match deed {
         Deed::Order(order) => world.order(*order),
-        Deed::Settings(good) => {
-            world.plan = if *good { Ok(usual.clone()) } else { Err("no".into()) };
+        Deed::Settings(workers) => {
+            let plan = workers.map(|workers| Plan { workers, ..usual.clone() });
+            world.plan = plan.ok_or_else(|| "no".into());
         }
         Deed::Wait => {
             world.wait();

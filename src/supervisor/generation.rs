@@ -189,6 +189,11 @@ impl Generation {
         }
     }
 
+    /// Whether a worker of it has been promoted and is not gone: it may have requests.
+    pub(crate) fn has_served(&self) -> bool {
+        self.processes.values().any(|process| matches!(process.phase, Phase::Serving { .. } | Phase::Retiring { .. }))
+    }
+
     /// The slots that a promoted worker holds.
     pub(crate) fn served(&self) -> impl Iterator<Item = u32> + '_ {
         let serves = |slot: &&Slot| slot.incumbent.is_some_and(|serial| self.is_serving(serial));
@@ -220,7 +225,13 @@ impl Generation {
     }
 
     /// Changes the number of slots. Workers on places that are no more leave; new places are another's where it says so.
-    pub(crate) fn resize(&mut self, workers: u32, foreign: bool, now: Instant, actions: &mut Vec<Action>) {
+    pub(crate) fn resize(
+        &mut self,
+        workers: u32,
+        foreign: impl Fn(u32) -> bool,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let workers = workers.max(1);
         while self.slots.len() > workers as usize {
             if let Some(slot) = self.slots.pop() {
@@ -230,7 +241,7 @@ impl Generation {
             }
         }
         let have = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.extend((have + 1..=workers).map(|number| Slot { foreign, ..Slot::new(number) }));
+        self.slots.extend((have + 1..=workers).map(|number| Slot { foreign: foreign(number), ..Slot::new(number) }));
         for process in self.processes.values().filter(|process| matches!(process.phase, Phase::Serving { .. })) {
             let message = ToWorker::Workers { count: workers };
             actions.push(Action::Send { to: process.serial, message });

@@ -222,6 +222,74 @@ fn another_number_of_workers_in_the_settings_is_taken_up_and_undone() {
 }
 
 #[test]
+fn places_that_only_the_new_generation_wants_are_given_up_without_cutting_a_request() {
+    let mut world = serving(4);
+    world.plan = Ok(rolling(6));
+    world.order(Order::Reload);
+    until_served(&mut world, 2, 1);
+    assert_eq!(generations(&world), [1, 1, 1, 1, 2]);
+    let next = booting(&mut world, 2);
+    world.fault(next);
+    let surplus = world.workers(|fake| fake.generation == 2 && fake.doing == Doing::Leaving);
+    assert_eq!(surplus.len(), 1);
+    world.pass(Duration::from_secs(20));
+    assert!(world.processes.contains_key(&surplus[0]), "it may finish what it has begun");
+    world.run();
+    assert_eq!(generations(&world), [1, 1, 1, 1]);
+    assert_eq!(world.processes.len(), 5);
+    assert_eq!(world.notices.last(), Some(&Notice::Ready));
+}
+
+#[test]
+fn a_new_worker_that_leaves_for_another_reason_may_finish_when_the_reload_fails() {
+    let mut world = serving(4);
+    world.plan = Ok(rolling(6));
+    world.order(Order::Reload);
+    until_served(&mut world, 2, 1);
+    let new = world.serve().pop().unwrap();
+    world.order(Order::Scale(4));
+    assert_eq!(world.processes[&new].doing, Doing::Leaving);
+    let mold = *world.processes.iter().find(|(_, fake)| fake.mold.is_none() && fake.generation == 2).unwrap().0;
+    world.die(mold, KILLED);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.processes[&new].doing, Doing::Leaving, "it may finish what it has begun");
+    world.run();
+    assert_eq!(generations(&world), [1, 1, 1, 1]);
+}
+
+#[test]
+fn while_the_setting_changes_another_order_counts_no_place_twice() {
+    for (setting, order, workers) in
+        [(6, Order::More, 7), (6, Order::Fewer, 5), (2, Order::More, 3), (2, Order::Fewer, 1), (6, Order::Scale(4), 4)]
+    {
+        for served in 1..=workers.min(2) {
+            for (fails, generation) in [(false, 2), (true, 1)] {
+                let mut world = serving(4);
+                world.plan = Ok(rolling(setting));
+                world.order(Order::Reload);
+                until_served(&mut world, 2, served.min(setting as usize - 1));
+                while !world.workers(|fake| fake.doing == Doing::Leaving).is_empty() {
+                    step(&mut world);
+                }
+                world.order(order);
+                while world.workers(|_| true).len() > workers + 1 {
+                    assert!(step(&mut world));
+                }
+                if fails && world.state.incoming().is_some() {
+                    let next = booting(&mut world, 2);
+                    world.fault(next);
+                }
+                roll_between(&mut world, workers.min(4), workers);
+                if !fails || world.state.serving().unwrap().number == 1 {
+                    assert_eq!(generations(&world), vec![generation; workers]);
+                }
+                assert_eq!(world.processes.len(), workers + 1);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_reload_in_the_middle_follows_this_one_or_its_way_back() {
     for (fails, generation) in [(false, 3), (true, 3)] {
         let mut world = serving(3);

@@ -2,8 +2,9 @@
 //! and workers do, well or badly, in an order that a script or a generator chooses.
 
 use super::action::{Action, Notice, Outcome};
-use super::decide::{Purpose, State};
+use super::decide::{Life, Purpose, State};
 use super::event::{Event, Exit, Findings, Order, Plan, Serial};
+use super::generation::Generation;
 use super::record::Record;
 use crate::trouble::Trouble;
 use rgunicorn_protocol::{BootFault, BootFaultKind, FromWorker, ToWorker, VERSION};
@@ -34,6 +35,8 @@ pub(super) struct Fake {
     pub(super) deaf: bool,
     /// It reads and does not answer.
     pub(super) silent: bool,
+    /// It was promoted at some time, so it may have a request.
+    served: bool,
 }
 
 /// See the file's header.
@@ -52,6 +55,8 @@ pub(super) struct World {
     rolling: bool,
     gone: BTreeSet<Serial>,
     promoted: BTreeSet<u32>,
+    /// The generation whose settings and listeners are the instance's.
+    committed: u32,
 }
 
 pub(super) fn plan(workers: u32) -> Plan {
@@ -82,6 +87,7 @@ impl World {
             plan: Ok(plan),
             gone: BTreeSet::new(),
             promoted: BTreeSet::new(),
+            committed: 0,
         };
         world.perform(actions);
         world
@@ -224,11 +230,23 @@ impl World {
             .any(|action| matches!(action, Action::Send { message: ToWorker::Retire { successors: true, .. }, .. }));
         let commits = actions.iter().any(|action| matches!(action, Action::Commit { .. }));
         self.perform(actions);
+        self.assert_order();
         if commits && !serving_before.is_empty() {
             assert!(retires || self.rolling, "the old generation goes in the same breath as the new one is promoted");
             let serving = hearing(self);
             let newest = serving.iter().map(|serial| self.processes[serial].generation).max();
             assert!(serving.iter().all(|serial| Some(self.processes[serial].generation) == newest));
+        }
+    }
+
+    /// What holds after each event.
+    fn assert_order(&self) {
+        if let Some(serving) = self.state.serving() {
+            assert_eq!(self.committed, serving.number, "the generation that serves has its settings in force");
+        }
+        let mut slots = BTreeSet::new();
+        for slot in self.state.generations.iter().flat_map(Generation::served) {
+            assert!(slots.insert(slot), "two serve in slot {slot}: {:?}", self.processes);
         }
     }
 
@@ -251,7 +269,15 @@ impl World {
                     replies.push(Event::Prepared { generation, plan: self.plan.clone() });
                 }
                 Action::SpawnMold { generation, mold } => {
-                    let fake = Fake { mold: None, generation, slot: 0, doing: Doing::Born, deaf: false, silent: false };
+                    let fake = Fake {
+                        mold: None,
+                        generation,
+                        slot: 0,
+                        doing: Doing::Born,
+                        deaf: false,
+                        silent: false,
+                        served: false,
+                    };
                     assert!(self.processes.insert(mold, fake).is_none());
                     let pid = 1000 + i32::try_from(mold.0).unwrap();
                     replies.push(Event::Spawned { mold, pid });
@@ -260,8 +286,15 @@ impl World {
                     // A mold that died may be ordered to fork until its end has been noticed.
                     assert!(self.gone.contains(&mold) || self.processes[&mold].doing == Doing::Ready);
                     let generation = self.state.generation_of(worker);
-                    let fake =
-                        Fake { mold: Some(mold), generation, slot, doing: Doing::Born, deaf: false, silent: false };
+                    let fake = Fake {
+                        mold: Some(mold),
+                        generation,
+                        slot,
+                        doing: Doing::Born,
+                        deaf: false,
+                        silent: false,
+                        served: false,
+                    };
                     assert!(self.processes.insert(worker, fake).is_none());
                     if self.processes.get(&mold).is_none_or(|mold| mold.deaf) {
                         replies.push(Event::Unresponsive { to: mold });
@@ -282,6 +315,16 @@ impl World {
                         ToWorker::Promote => {
                             assert_eq!(fake.doing, Doing::Ready, "only what is ready is promoted, and once");
                             fake.doing = Doing::Promoted;
+                            fake.served = true;
+                        }
+                        ToWorker::Stop if fake.served => {
+                            let stops = matches!(self.state.life, Life::Stopping { .. });
+                            assert!(
+                                stops,
+                                "a worker that may have requests is not stopped at once: {:?}",
+                                self.records
+                            );
+                            fake.doing = Doing::Leaving;
                         }
                         ToWorker::Retire { .. } | ToWorker::Stop => fake.doing = Doing::Leaving,
                         ToWorker::Ping { id } if !fake.silent => {
@@ -303,7 +346,10 @@ impl World {
                 Action::Abandon { whom } => {
                     self.processes.remove(&whom);
                 }
-                Action::Commit { generation } => assert!(self.promoted.contains(&generation)),
+                Action::Commit { generation } => {
+                    assert!(self.promoted.contains(&generation));
+                    self.committed = generation;
+                }
                 Action::Withdraw { .. }
                 | Action::Drop { .. }
                 | Action::ReopenLogs

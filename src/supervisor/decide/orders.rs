@@ -10,6 +10,7 @@ use super::super::process::Phase;
 use super::super::record::Record;
 use super::{Life, Manner, Purpose, Scale, State};
 use rgunicorn_protocol::ToWorker;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 impl State {
@@ -131,10 +132,23 @@ impl State {
         }
         self.scale = Some(Scale { setting, workers: wanted });
         actions.push(Action::Record(Record::Scaled { from: have, to: wanted }));
-        for generation in self.generations.iter_mut().filter(|generation| generation.role != Role::Leaving) {
-            // A place that is new is the serving generation's first, as nobody has to make room for it.
-            let foreign = generation.rolls() || generation.role == Role::Receding;
-            generation.resize(wanted, foreign, now, actions);
+        // A place that is new is the serving generation's first, as nobody has to make room for it. Only those that a
+        // rolling reload, which may want more places than there were, has filled already are not.
+        let mut filled = BTreeSet::new();
+        for generation in self.generations.iter_mut().filter(|generation| generation.rolls()) {
+            generation.resize(wanted, |_| true, now, actions);
+            filled.extend(generation.slots.iter().filter(|slot| !slot.foreign).map(|slot| slot.number));
+        }
+        // It may have filled all that are left.
+        self.settle_commit(actions);
+        for generation in self.generations.iter_mut().filter(|generation| !generation.rolls()) {
+            match generation.role {
+                Role::Incoming | Role::Serving => {
+                    generation.resize(wanted, |slot| filled.contains(&slot), now, actions)
+                }
+                Role::Receding => generation.resize(wanted, |_| true, now, actions),
+                Role::Leaving => {}
+            }
         }
     }
 }

@@ -75,7 +75,7 @@ impl State {
                 self.note_reload_failure(first_line(&fault.message), now);
                 let back = self.places_to_take_back(number);
                 actions.push(Action::Record(Record::ReloadFailed { tags, serving, fault, back }));
-                if back > 0 {
+                if back > 0 || self.generation(number).is_some_and(|generation| generation.has_served()) {
                     self.begin_rollback(number, now, actions);
                     return;
                 }
@@ -113,12 +113,9 @@ impl State {
         }
         for generation in &mut self.generations {
             if generation.number == number {
-                let committed = generation.rolls();
                 generation.role = Role::Serving;
                 generation.poll_promote(now, actions);
-                if !committed {
-                    actions.push(Action::Commit { generation: number });
-                }
+                commit(number, actions);
                 actions.push(Action::Record(Record::Serves {
                     generation: number,
                     workers: generation.counts().serving,
@@ -195,5 +192,13 @@ impl State {
             serving.note_failure(reason.clone(), now);
         }
         self.reload_failure = Some(reason);
+    }
+}
+
+/// The generation's settings and listeners are those of the instance from now on. Once in a breath is enough.
+pub(super) fn commit(generation: u32, actions: &mut Vec<Action>) {
+    let commits = |action: &Action| matches!(action, Action::Commit { generation: number } if *number == generation);
+    if !actions.iter().any(commits) {
+        actions.push(Action::Commit { generation });
     }
 }

@@ -9,13 +9,14 @@
 //!
 //! When a boot of the new generation fails, or its workers die young again and again, before the end:
 //! - before its first worker was promoted, it is thrown away as in any reload: nobody else was touched.
-//! - after that, it recedes: it starts nobody any more; the serving generation, whose mold is still there, takes back slot
+//! - after that (also if only places that the old generation does not want were filled: they may have requests), it recedes: it starts nobody any more; the serving generation, whose mold is still there, takes back slot
 //!   by slot, by turns as before, and a receding worker retires when the one in its place is promoted.
 //!
 //! What may happen meanwhile:
 //! - TERM, INT: all generations leave at once; there are no turns in an instance that stops.
 //! - TTIN, TTOU, scale: all generations get as many slots. One that is new is filled by the serving generation at once and
-//!   has its turn later; a worker on one that is gone retires, whosoever it is.
+//!   has its turn later, unless the new generation, whose `workers` may be more, is there already; a worker on one that is
+//!   gone retires, whosoever it is.
 //! - HUP: folded into one more reload after this one, or after its rollback.
 //! - USR2: the upgrade waits until the reload, or its rollback, is over.
 //! - A worker of the old generation dies: its mold forks another at once, and its slot has the next turn.
@@ -38,6 +39,7 @@
 use super::super::action::Action;
 use super::super::generation::{Generation, Role};
 use super::super::record::Record;
+use super::reload::commit;
 use super::{Life, State};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -67,6 +69,14 @@ impl State {
         let rolls = self.generations.iter().any(|generation| generation.number == number && generation.rolls());
         let Some(serving) = self.serving().filter(|_| rolls) else { return 0 };
         serving.slots.iter().filter(|slot| slot.foreign).count()
+    }
+
+    /// The generation that comes worker by worker has all places: its settings are in force. To be called before the last
+    /// worker of the old one retires, which is to answer what waits at listeners that end.
+    pub(super) fn settle_commit(&self, actions: &mut Vec<Action>) {
+        if let Some(incoming) = self.incoming().filter(|incoming| incoming.rolls() && incoming.complete()) {
+            commit(incoming.number, actions);
+        }
     }
 
     /// The rolling reload to this generation has failed after it had promoted somebody.
