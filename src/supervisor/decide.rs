@@ -71,13 +71,6 @@ pub(super) struct Reload {
     again: bool,
 }
 
-/// A number of workers that was ordered by hand, and the setting that it deviates from.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Scale {
-    setting: u32,
-    workers: u32,
-}
-
 /// See the file's header.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -93,7 +86,6 @@ pub(crate) struct State {
     pub(super) upgrade: Option<Upgrade>,
     /// A reload that was ordered before the first generation served.
     reload_wanted: bool,
-    scale: Option<Scale>,
     serials: u64,
     numbers: u32,
     #[serde(with = "super::moment::option")]
@@ -118,7 +110,6 @@ impl State {
             reload: None,
             upgrade: None,
             reload_wanted: false,
-            scale: None,
             serials: 0,
             numbers: 1,
             extend_at: Some(now),

@@ -285,6 +285,15 @@ fn the_number_of_workers_survives_a_reload_unless_the_setting_changed() {
     assert_eq!(world.serve().len(), 4);
     world.plan = Ok(plan(3));
     world.order(Order::Reload);
+    let mold = world.processes.iter().find(|(_, fake)| fake.generation == 3 && fake.mold.is_none());
+    let mold = *mold.unwrap().0;
+    world.fault(mold);
+    world.plan = Ok(plan(2));
+    world.order(Order::Reload);
+    world.run();
+    assert_eq!(world.serve().len(), 4, "a reload that has failed has changed nothing");
+    world.plan = Ok(plan(3));
+    world.order(Order::Reload);
     world.run();
     assert_eq!(world.serve().len(), 3);
     for _ in 0..5 {

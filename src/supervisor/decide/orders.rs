@@ -8,7 +8,7 @@ use super::super::event::Order;
 use super::super::generation::Role;
 use super::super::process::Phase;
 use super::super::record::Record;
-use super::{Life, Manner, Purpose, Scale, State};
+use super::{Life, Manner, Purpose, State};
 use rgunicorn_protocol::ToWorker;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -125,12 +125,11 @@ impl State {
 
     fn scale_to(&mut self, wanted: u32, now: Instant, actions: &mut Vec<Action>) {
         let Some(newest) = self.incoming().or(self.serving()) else { return };
-        let (setting, have) = (newest.plan.workers, newest.slots.len());
+        let have = newest.slots.len();
         if wanted == 0 {
             actions.push(Action::Record(Record::NotScaled));
             return;
         }
-        self.scale = Some(Scale { setting, workers: wanted });
         actions.push(Action::Record(Record::Scaled { from: have, to: wanted }));
         // A place that is new is the serving generation's first, as nobody has to make room for it. Only those that a
         // rolling reload, which may want more places than there were, has filled already are not.

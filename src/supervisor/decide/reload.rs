@@ -22,13 +22,13 @@ impl State {
     ) {
         match (plan, &self.life) {
             (Ok(plan), Life::Starting | Life::Serving) => {
-                let workers = match (self.purpose, self.scale) {
+                let workers = match (self.purpose, self.serving()) {
                     (Purpose::Check, _) => 1,
-                    (Purpose::Serve, Some(scale)) if scale.setting == plan.workers => scale.workers,
-                    (Purpose::Serve, _) => {
-                        self.scale = None;
-                        plan.workers
+                    // What was ordered by hand is kept.
+                    (Purpose::Serve, Some(serving)) if serving.plan.workers == plan.workers => {
+                        u32::try_from(serving.slots.len()).unwrap_or(u32::MAX)
                     }
+                    (Purpose::Serve, _) => plan.workers,
                 };
                 self.generations.push(Generation::new(number, plan, workers, now));
                 self.begin_rolling();
