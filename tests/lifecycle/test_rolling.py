@@ -7,7 +7,8 @@ import signal
 import pytest
 from harness import Gate, until
 from harness.broken import CODE, Broken
-from harness.deployed import PATHS, Visitor, instance  # noqa: F401
+from harness.deployed import PATHS, Visitor, free_port, instance  # noqa: F401
+from harness.http import Connection
 from harness.processes import alive
 from harness.server import APPS, write
 
@@ -242,3 +243,37 @@ def test_ttin_and_another_reload_in_the_middle_are_both_obeyed(instance):
     one.server.found("generation 3 serves with 3 workers", within=30)
     until(lambda: len(one.server.workers) == 3, "three workers")
     assert releases(one) == {"new"}
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("when", ["on the way back", "when it is barred", "when it is done"])
+def test_a_listener_that_a_failed_reload_has_added_is_closed_and_comes_with_the_next_reload(instance, tmp_path, kind, when):
+    address = ("127.0.0.1", free_port()) if kind == "tcp" else str(tmp_path / "added.sock")
+    words = "%s:%d" % address if kind == "tcp" else f"unix:{address}"
+    gate, counted = Gate(tmp_path), tmp_path / "counted"
+    one = instance(files={"app.py": release("old")}, workers=4, reload_strategy="rolling")
+    one.configure(bind=[f"127.0.0.1:{one.port}", words], workers=4, reload_strategy="rolling")
+    visitor = Visitor(one.server)
+    condition = ">= 3" if when == "when it is barred" else "== 3"
+    one.deploy(app=third(counted, condition, "new") + GATE)
+    one.server.expect("the reload has failed.*one too many|could not boot.*one too many|the failed reload is not undone")
+    one.server.signal(signal.SIGHUP)
+    one.server.found("generation 2 serves in slot 1")
+    with Connection(address) as busy:
+        busy.request(target=gate.target)
+        gate.entered()
+        one.server.found("the reload has failed")
+        gate.open()
+        if when == "on the way back":
+            one.reload()
+        else:
+            one.server.found("the failed reload is" + (" not" if when == "when it is barred" else "") + " undone")
+            until(lambda: len(one.listeners) == 1, "the added listener to be closed")
+            with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+                Connection(address)
+            one.deploy(app=release("repaired"))
+            one.reload()
+        assert busy.response().status == 200, "what the failed release had begun is finished"
+    with Connection(address) as client:
+        assert client.get("/").text == "hello"
+    visitor.leave()

@@ -123,22 +123,25 @@ impl Performer<'_> {
 
     /// The generation has failed after some of it had served: its listeners that nobody else has end.
     pub(super) fn withdraw(&mut self, generation: u32) {
-        let Some(prepared) = self.generations.get(&generation) else { return };
-        let others: Vec<&Rc<Listener>> = self
-            .generations
-            .iter()
-            .filter(|(number, _)| **number != generation)
-            .flat_map(|(_, other)| &other.listeners)
-            .collect();
-        let alone = |listener: &Rc<Listener>| !others.iter().any(|other| Rc::ptr_eq(other, listener));
-        let mut ending = Vec::new();
-        for (n, listener) in (0..).zip(&prepared.listeners) {
-            if listener.is_own() && alone(listener) {
-                listener.let_nobody_in();
-                ending.push(n);
+        let other = self.generations.iter().filter(|(number, _)| **number != generation);
+        let others: Vec<Rc<Listener>> = other.flat_map(|(_, other)| other.listeners.iter().cloned()).collect();
+        let Some(prepared) = self.generations.get_mut(&generation) else { return };
+        let (mut ending, mut kept) = (Vec::new(), Vec::new());
+        for (n, listener) in (0..).zip(std::mem::take(&mut prepared.listeners)) {
+            if !listener.is_own() || others.iter().any(|other| Rc::ptr_eq(other, &listener)) {
+                kept.push(listener);
+                continue;
             }
+            listener.let_nobody_in();
+            ending.push(n);
+            let text = format!("No longer listening on {listener}");
+            info!(self.logger, "{}", text; event::LISTENER_CLOSED);
+            self.history.hear(Level::Info, text);
         }
+        // What ends is closed here now: a reload that wants the address again must not find a socket that lets nobody in.
+        prepared.listeners = kept;
         self.tell_of_ending(generation, &ending);
+        self.keep_listeners();
     }
 
     /// Has the workers of a generation answer what waits at these of its listeners, at which nobody is let in any more.
