@@ -30,6 +30,8 @@ const HANDOFF: &str = "rgunicorn.handoff.";
 pub(crate) const SCOREBOARD: &str = "rgunicorn.scoreboard";
 /// What systemd calls an fd that was stored without a name.
 const NAMELESS: &str = "stored";
+/// How the name of a socket unit ends.
+const UNIT: &str = ".socket";
 /// systemd takes names of up to 255 bytes.
 const LONGEST: usize = 255;
 
@@ -62,9 +64,11 @@ pub(crate) struct Returned {
     pub(crate) refused: Vec<(String, String)>,
 }
 
-/// Whether an fd of this name, passed by systemd, comes from the store and not from a socket unit.
+/// Whether an fd of this name, passed by systemd, comes from the store and not from a socket unit. A unit that says nothing
+/// else passes its own name, so `rgunicorn.socket` is the name of a socket unit and nothing of ours.
 pub(crate) fn is_stored(name: &str) -> bool {
-    name.starts_with(PREFIX) || name == NAMELESS
+    let kind = [LISTENER, HANDOFF].iter().any(|kind| name.starts_with(kind)) || name == SCOREBOARD;
+    kind || name == NAMELESS || name.starts_with(PREFIX) && !name.ends_with(UNIT)
 }
 
 /// Examines what came out of the store.
@@ -274,6 +278,20 @@ mod tests {
             }
         }
         assert_eq!(name_of_listener(&":".repeat(100), None), None);
+    }
+
+    #[test]
+    fn a_socket_unit_may_be_named_as_the_program_is() {
+        for unit in ["rgunicorn.socket", "rgunicorn.shop.socket", "rgunicorn@shop.socket", "http"] {
+            assert!(!is_stored(unit), "{unit}");
+        }
+        let listener = name_of_listener("unix:/run/own.socket", Some((7, 8))).unwrap();
+        assert!(listener.ends_with(".socket"));
+        for kept in
+            [listener.as_str(), SCOREBOARD, "rgunicorn.handoff.2.1-2.send", "rgunicorn.of.a.later.version", "stored"]
+        {
+            assert!(is_stored(kept), "{kept}");
+        }
     }
 
     #[test]

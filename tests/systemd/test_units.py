@@ -99,6 +99,28 @@ def test_a_socket_that_bind_names_and_nobody_passes_is_an_error_that_names_both(
 
 
 @on_both
+def test_units_of_ones_own_that_are_named_as_the_program_is_are_served(box):
+    """As Gunicorn's documentation has gunicorn.socket: its fd has the unit's name, which is no name of the fd store."""
+    box.write("/srv/own/plain.py", APP)
+    box.write("/etc/systemd/system/rgunicorn.socket", "[Socket]\nListenStream=/run/own.sock\n")
+    box.write("/etc/systemd/system/rgunicorn.service",
+              "[Service]\nType=notify\nWorkingDirectory=/srv/own\nFileDescriptorStoreMax=16\n"
+              "StateDirectory=own\nCacheDirectory=own\nRuntimeDirectory=own\n"
+              f"ExecStart=/usr/bin/rgunicorn --python {PYTHON} plain:app\n")
+    box.systemctl("daemon-reload")
+    box.systemctl("start", "rgunicorn.socket")
+    try:
+        for _ in range(2):
+            with box.connect("/run/own.sock") as client:
+                assert client.get("/").json()["user"] == "root"
+                box.systemctl("restart", "rgunicorn.service")
+    finally:
+        box.systemctl("stop", "rgunicorn.socket", "rgunicorn.service", check=False)
+        box.run("rm", "/etc/systemd/system/rgunicorn.socket", "/etc/systemd/system/rgunicorn.service")
+        box.systemctl("daemon-reload")
+
+
+@on_both
 def test_an_address_and_a_port_start_the_service_too(instance):
     one = instance("port", {"plain.py": APP})
     one.box.write(f"/etc/systemd/system/{one.socket}.d/tcp.conf", "[Socket]\nListenStream=127.0.0.1:8102\n")
