@@ -275,3 +275,41 @@ def app(environ, start_response):
     one.drop_in("RestrictAddressFamilies=AF_NETLINK")
     one.box.systemctl("restart", one.service)
     assert one.get("/").text == "asked"
+
+
+@on_both
+@pytest.mark.parametrize("shipped", ["sealed", "network-database"])
+def test_address_filters_bind_what_the_service_makes_and_a_socket_units_own_bind_its_clients(instance, shipped):
+    app = """
+import socket
+
+def app(environ, start_response):
+    body = b"reached"
+    try:
+        socket.create_connection((environ["PATH_INFO"][1:], 9), 2)
+    except OSError as error:
+        body = b"refused" if isinstance(error, ConnectionRefusedError) else str(error).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+    port = {"sealed": 8221, "network-database": 8222}[shipped]
+    one = instance(f"filter-{shipped[:6]}", {"plain.py": app}, workers=1).drop_in(link=shipped)
+    unit = f"/etc/systemd/system/{one.socket}.d/tcp.conf"
+    listens = f"[Socket]\nListenStream=127.0.0.1:{port}\n"
+    curl = ["curl", "-sS", "--max-time", "20", f"http://127.0.0.1:{port}/"]
+    try:
+        # 198.51.100.1 is this machine, too, and no loopback address: the drop-ins do not name it.
+        one.box.run("ip", "address", "add", "198.51.100.1/32", "dev", "lo")
+        one.box.write(unit, listens)
+        one.box.systemctl("daemon-reload")
+        one.open()
+        assert one.box.run(*curl[:-1], curl[-1] + "198.51.100.1").stdout not in ("", "reached", "refused")
+        home = {"sealed": "Address family not supported", "network-database": "refused"}[shipped]
+        assert home in one.box.run(*curl[:-1], curl[-1] + "127.0.0.1").stdout
+        one.box.systemctl("stop", one.service)
+        one.box.write(unit, f"{listens}IPAddressDeny=any\n")
+        one.box.systemctl("daemon-reload")
+        one.box.systemctl("restart", one.socket)
+        assert one.box.run(*curl[:2], "--max-time", "2", curl[-1], check=False).returncode == 28
+    finally:
+        one.box.run("ip", "address", "delete", "198.51.100.1/32", "dev", "lo")
