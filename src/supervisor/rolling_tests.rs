@@ -324,6 +324,27 @@ fn workers_that_die_in_the_middle_are_replaced_in_their_generation_and_the_reloa
 }
 
 #[test]
+fn a_place_that_a_death_has_left_counts_as_held_before_the_next_turn() {
+    let mut world = serving(4);
+    world.order(Order::Reload);
+    until_served(&mut world, 2, 1);
+    let old = *world.serve().iter().find(|serial| world.processes[serial].generation == 1).unwrap();
+    world.die(old, KILLED);
+    assert_eq!(world.workers(|_| true).len(), 5, "one that leaves and one that boots: {:?}", world.processes);
+    roll_between(&mut world, 3, 4);
+    assert_eq!(generations(&world), [2, 2, 2, 2]);
+
+    let mut world = serving(4);
+    world.order(Order::Reload);
+    until_served(&mut world, 2, 3);
+    world.die(world.serve().pop().unwrap(), KILLED);
+    let again = booting(&mut world, 2);
+    world.fault(again);
+    roll_between(&mut world, 3, 4);
+    assert_eq!(generations(&world), [1, 1, 1, 1]);
+}
+
+#[test]
 fn a_receding_worker_that_dies_is_replaced_at_once_by_the_old_generation() {
     let mut world = serving(4);
     world.order(Order::Reload);
@@ -386,6 +407,17 @@ fn a_way_back_that_is_barred_ends_the_reload_and_the_next_one_takes_all_places()
         assert_eq!(generations(&world), [3, 3, 3, 3]);
         assert_eq!(world.processes.len(), 5);
     }
+}
+
+#[test]
+fn a_reload_during_a_try_to_go_back_goes_on_when_that_fails_too() {
+    let mut world = barred();
+    let again = booting(&mut world, 1);
+    world.order(Order::Reload);
+    world.fault(again);
+    roll(&mut world, 4);
+    assert_eq!(generations(&world), [3, 3, 3, 3]);
+    assert_eq!(world.notices.last(), Some(&Notice::Ready));
 }
 
 #[test]

@@ -195,6 +195,31 @@ def test_a_reload_that_fails_makes_systemctl_reload_fail_and_the_old_generation_
     assert one.get("/").body == b"hello\n"
 
 
+@on_both
+def test_systemctl_reload_returns_and_fails_where_a_rolling_reload_cannot_be_undone(instance):
+    """The release was replaced in place, so that the old generation cannot boot either."""
+    one = instance("barred", reload_strategy="rolling").open()
+    one.may_fail = True
+    plain = (APPS / "plain.py").read_text()
+    one.get("/")
+    one.box.write(f"{one.directory}/plain.py", plain + """
+import os
+with open("/tmp/counted", "a") as file:
+    file.write("x")
+if os.path.getsize("/tmp/counted") >= 2:
+    raise RuntimeError("broken release")
+""")
+    for _ in range(2):
+        assert one.box.systemctl("reload", one.service, check=False).returncode != 0
+        assert one.state == "active/running"
+        assert one.get("/").body == b"hello\n"
+    one.found("The failed reload is not undone")
+    one.box.write(f"{one.directory}/plain.py", plain)
+    one.box.systemctl("reload", one.service)
+    assert one.get("/").body == b"hello\n"
+    assert one.box.systemctl("stop", one.service).returncode == 0
+
+
 def test_the_drop_in_for_notify_reload_does_no_harm_on_a_systemd_that_may_not_know_it(instance):
     one = instance("early").drop_in(link="notify-reload").open()
     one.may_fail = True

@@ -57,11 +57,6 @@ impl State {
         for slot in &mut newest.slots {
             slot.foreign = true;
         }
-        // Where an earlier way back has not come to its end, it is this generation's turn now.
-        let held = self.held_back();
-        for slot in self.serving_slots() {
-            slot.foreign |= slot.vacant() && held.contains(&slot.number);
-        }
     }
 
     /// The places that the serving generation has lost to this one or to one that recedes.
@@ -99,24 +94,39 @@ impl State {
         if self.life != Life::Serving {
             return;
         }
-        let present: usize = self.generations.iter().map(Generation::workers).sum();
+        match self.incoming().map(Generation::rolls) {
+            Some(true) => self.settle_turn_forth(),
+            Some(false) => self.settle_turn_back(false, now, actions),
+            None => self.settle_turn_back(true, now, actions),
+        }
+    }
+
+    /// Whether one more worker may boot: there are no more than are wanted, with those that leave and those that are
+    /// about to be started where somebody has died.
+    fn has_room(&self) -> bool {
         let places = |generation: &Generation| match generation.role {
             Role::Incoming | Role::Serving => generation.slots.len(),
             Role::Receding | Role::Leaving => 0,
         };
-        let room = present <= self.generations.iter().map(places).max().unwrap_or_default();
-        match self.incoming().map(Generation::rolls) {
-            Some(true) => self.settle_turn_forth(room),
-            Some(false) => self.settle_turn_back(false, now, actions),
-            None => self.settle_turn_back(room, now, actions),
-        }
+        let missing = |generation: &Generation| match generation.role {
+            Role::Incoming | Role::Serving => generation.slots.iter().filter(|s| !s.foreign && s.vacant()).count(),
+            Role::Receding | Role::Leaving => 0,
+        };
+        let present: usize = self.generations.iter().map(|generation| generation.workers() + missing(generation)).sum();
+        present <= self.generations.iter().map(places).max().unwrap_or_default()
     }
 
     /// The next slot for the generation that comes: one where nobody serves, then one whose worker wants to be replaced.
-    fn settle_turn_forth(&mut self, room: bool) {
+    fn settle_turn_forth(&mut self) {
+        // Where an earlier way back has not come to its end, it is this generation's turn now, also if the serving one was
+        // about to try again and could not.
+        let held = self.held_back();
+        for slot in self.serving_slots() {
+            slot.foreign |= slot.vacant() && held.contains(&slot.number);
+        }
         let Some(incoming) = self.incoming() else { return };
         let own = incoming.slots.iter().filter(|slot| !slot.foreign).count();
-        if !room || incoming.ready_mold().is_none() || incoming.served().count() < own {
+        if !self.has_room() || incoming.ready_mold().is_none() || incoming.served().count() < own {
             return;
         }
         let (mut served, mut tired) = (BTreeSet::new(), BTreeSet::new());
@@ -135,7 +145,7 @@ impl State {
     }
 
     /// What a failed reload still holds goes back: at once where nobody serves, else slot by slot.
-    fn settle_turn_back(&mut self, room: bool, now: Instant, actions: &mut Vec<Action>) {
+    fn settle_turn_back(&mut self, turns: bool, now: Instant, actions: &mut Vec<Action>) {
         if !self.recedes() {
             return;
         }
@@ -153,8 +163,9 @@ impl State {
             slot.foreign &= held.contains(&slot.number);
             taken |= !slot.foreign && held.contains(&slot.number);
         }
-        if room
+        if turns
             && !taken
+            && self.has_room()
             && let Some(slot) = self.serving_slots().find(|slot| slot.foreign)
         {
             slot.foreign = false;
