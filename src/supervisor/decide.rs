@@ -84,8 +84,8 @@ pub(crate) struct State {
     pub(super) start_failure: Option<String>,
     pub(super) reload: Option<Reload>,
     pub(super) upgrade: Option<Upgrade>,
-    /// A reload that was ordered before the first generation served.
-    reload_wanted: bool,
+    /// A reload that was ordered before the first generation served, or when the next program was about to be executed.
+    pub(super) reload_wanted: bool,
     serials: u64,
     numbers: u32,
     #[serde(with = "super::moment::option")]

@@ -477,6 +477,18 @@ fn a_program_that_cannot_take_over_or_does_not_answer_is_not_executed() {
 }
 
 #[test]
+fn a_reload_that_was_ordered_just_before_the_next_program_could_not_be_executed_is_not_forgotten() {
+    let mut world = World::serving(plan(2));
+    world.order(Order::Upgrade);
+    let _ = world.state.handle_event(Event::UpgradeChecked(Ok("0.0.2".into())), world.now);
+    world.order(Order::Reload);
+    assert_eq!(count(&world, |record| matches!(record, Record::ReloadBegins { .. })), 0);
+    world.happen(Event::UpgradeChecked(Err("it is gone".into())));
+    world.run();
+    assert_eq!(generations(&world), [2, 2]);
+}
+
+#[test]
 fn an_upgrade_waits_for_the_end_of_a_reload_and_a_stop_ends_it() {
     let mut world = World::serving(plan(2));
     world.order(Order::Reload);

@@ -40,6 +40,7 @@ impl State {
     pub(crate) fn resume(&mut self, from: String, now: Instant) -> Vec<Action> {
         let mut actions = vec![Action::Record(Record::Upgraded { from })];
         self.upgrade = None;
+        self.reload_wanted = false;
         // Workers of the program's own version follow.
         self.handle_order(Order::Reload, now, &mut actions);
         actions
@@ -114,5 +115,8 @@ impl State {
     fn refuse_upgrade(&mut self, reason: String, actions: &mut Vec<Action>) {
         self.upgrade = None;
         actions.push(Action::Record(Record::UpgradeRefused { reason, version: VERSION }));
+        if self.life == Life::Serving && std::mem::take(&mut self.reload_wanted) {
+            self.order_reload(actions);
+        }
     }
 }

@@ -158,9 +158,10 @@ impl State {
         actions.push(Action::Inherit { generation, from });
     }
 
-    pub(super) fn order_reload(&mut self, actions: &mut Vec<Action>) {
+    pub(in crate::supervisor) fn order_reload(&mut self, actions: &mut Vec<Action>) {
         if self.executes() {
-            // The next program begins with a reload.
+            // The next program begins with a reload; if there is none after all it follows then.
+            self.reload_wanted = true;
             return;
         }
         if let Some(reload) = &mut self.reload {
