@@ -660,4 +660,45 @@ proptest! {
         }
         prop_assert!(world.outcome.is_some());
     }
+
+    /// Whoever waits for the end of a reload is told, also where the old generation cannot boot either.
+    #[test]
+    fn every_reload_ends_even_if_soon_no_worker_can_boot_any_more(
+        preload: bool,
+        rolling: bool,
+        deeds in proptest::collection::vec(deed(), 0..40),
+        boots in proptest::collection::vec(any::<bool>(), 0..12),
+    ) {
+        let usual = Plan { preload, rolling, ..plan(3) };
+        let mut world = World::serving(usual.clone());
+        for deed in &deeds {
+            act(&mut world, deed, &usual);
+        }
+        let mut boots = boots.into_iter();
+        // One that stands in for a dead mold is followed by another.
+        let ends = |world: &World| world.notices.iter().filter(|notice| **notice == Notice::Ready).count();
+        for _ in 0..6 {
+            let before = ends(&world);
+            world.order(Order::Reload);
+            for _ in 0..200 {
+                if world.state.reload.is_none() || ends(&world) > before {
+                    break;
+                }
+                let mut moved = false;
+                for serial in world.processes.keys().copied().collect::<Vec<Serial>>() {
+                    let Some(fake) = world.processes.get(&serial) else { continue };
+                    if fake.mold.is_some() && fake.doing == Doing::Importing && !boots.next().unwrap_or(false) {
+                        world.fault(serial);
+                        moved = true;
+                    } else {
+                        moved |= world.step(serial);
+                    }
+                }
+                if !moved {
+                    world.wait();
+                }
+            }
+            prop_assert!(world.state.reload.is_none() || ends(&world) > before, "{:?}", world.state);
+        }
+    }
 }
