@@ -28,6 +28,11 @@ def test_check_config_names_what_is_not_there():
     assert "nothing" in ended.stderr
 
 
+def test_check_config_tells_what_it_would_warn_of_at_a_start():
+    ended = check("--worker-tmp-dir", "/dev/shm", "plain:app")
+    assert ended.returncode == 0 and "worker_tmp_dir has no effect" in ended.stderr, ended.stderr
+
+
 def test_check_config_opens_no_listener(tmp_path):
     ended = check("--bind", f"unix:{tmp_path}/app.sock", "plain:app")
     assert ended.returncode == 0, ended.stderr

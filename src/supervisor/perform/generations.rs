@@ -28,11 +28,11 @@ impl Performer<'_> {
         };
         let settings: Rc<Settings> = Rc::from(settings);
         let mut listeners = Vec::new();
+        for warning in &settings.warnings {
+            warn!(self.logger, "{}", warning; event::SETTINGS_WARNING);
+            self.history.hear(Level::Warning, warning.clone());
+        }
         if serves {
-            for warning in &settings.warnings {
-                warn!(self.logger, "{}", warning; event::SETTINGS_WARNING);
-                self.history.hear(Level::Warning, warning.clone());
-            }
             if let Some((_, serving)) = self.generations.last_key_value() {
                 for name in settings.waiting_for_restart(&serving.settings) {
                     let text = format!("A new value of {name} waits for a restart");
