@@ -57,6 +57,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use perform::{Passed, Performer, Source};
 use pidfile::PidFile;
 use rgunicorn_log::{Log, LogSettings, Process, event as id};
+use rgunicorn_protocol::control::userless;
 use rgunicorn_protocol::{BootFaultKind, CHANNEL_FD};
 use signals::{Sender, Sent, Signals};
 use slog::{error, info, warn};
@@ -151,6 +152,10 @@ pub(crate) fn check(settings: &Settings) -> Result<Exit, Trouble> {
     let mut settings = settings.clone();
     // The answer is for the one who asks.
     settings.log = LogSettings { errorlog: "-".into(), accesslog: None, ..settings.log };
+    let userless = Some(settings.instance.as_str()).filter(|name| !name.is_empty()).and_then(userless);
+    settings.warnings.extend(
+        userless.map(|why| format!("instance = {:?}: unless its unit has User= already, {why}", settings.instance)),
+    );
     let log = perform::open_log(&settings)?;
     let source = Source::Check { settings: Box::new(settings) };
     let performer = performer(source, program, log, Passed::default(), Control::default())?;

@@ -131,6 +131,24 @@ def test_an_address_and_a_port_start_the_service_too(instance):
     assert json.loads(answer)["user"] == "rgunicorn-port"
 
 
+@on_both
+def test_an_instance_named_after_a_domain_needs_a_user_of_another_name_and_is_told_so(instance):
+    one = instance("shop.example.com", {"plain.py": APP})
+    one.may_fail = True
+    assert one.box.systemctl("start", one.service, check=False).returncode != 0
+    one.box.systemctl("stop", one.service, one.socket)
+    journal = " ".join(str(record["MESSAGE"]) for record in one.records())
+    assert "'start' task: Invalid argument" in journal, "systemd says no more, and no less, than the guide has"
+    told = one.box.run("rgunicornctl", "-i", one.name, "status", check=False).stderr
+    checked = one.box.run("rgunicorn", "--instance", one.name, "--check-config").stderr
+    for text in (told, checked):
+        assert "systemd makes no user rgunicorn-shop.example.com" in text and "write User=" in text, text
+    one.drop_in("User=shop").open()
+    assert one.get("/").json()["user"] == "shop"
+    assert json.loads(one.box.run("rgunicornctl", "-i", one.name, "--json", "status").stdout)["instance"] == one.name
+    assert "systemd makes" not in one.box.run("rgunicorn", "--instance", "several", "--check-config", check=False).stderr
+
+
 def suggested(text):
     """The lines for a drop-in that an error names."""
     return "\n".join(dict.fromkeys(re.findall(r"((?:ProtectHome|BindReadOnlyPaths|ReadWritePaths)=[\w/.-]+)", text)))

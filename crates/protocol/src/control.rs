@@ -18,6 +18,19 @@ pub fn folder(instance: &str, pid: u32) -> String {
     if instance.is_empty() { format!("rgunicorn-{pid}") } else { format!("rgunicorn-{instance}") }
 }
 
+/// What stands in the way of a user whom systemd makes for an instance by the shipped unit (DynamicUser=, called as the
+/// [`folder`]); `None` if nothing does. It says no more than "invalid argument", and starts the unit again every second.
+pub fn userless(instance: &str) -> Option<String> {
+    let user = folder(instance, 0);
+    let fine = user.len() <= 31 && user.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"-_".contains(&letter));
+    (!fine).then(|| {
+        format!(
+            "systemd makes no user {user} (31 letters, digits, - and _ at most): write User= with another name into a drop-in \
+             of rgunicorn@{instance}.service, or shorten the instance's name"
+        )
+    })
+}
+
 /// What a client wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
@@ -322,6 +335,16 @@ pub struct Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_has_a_user_of_its_own_if_systemd_can_make_one_of_its_name() {
+        for name in ["shop", "my_shop-2", "x23456789012345678901"] {
+            assert_eq!(userless(name), None);
+        }
+        for name in ["shop.example.com", "x234567890123456789012", "a@b", "a:b"] {
+            assert!(userless(name).is_some_and(|why| why.contains(&format!("rgunicorn-{name} "))), "{name}");
+        }
+    }
 
     #[test]
     fn orders_and_answers_are_one_line_of_json_each() {

@@ -4,7 +4,7 @@
 
 use crate::words::Words;
 use nix::unistd::geteuid;
-use rgunicorn_protocol::control::{Answer, Order, SOCKET, folder};
+use rgunicorn_protocol::control::{Answer, Order, SOCKET, folder, userless};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -115,6 +115,10 @@ impl Client {
 fn explain(path: &Path, name: Option<&str>, error: &io::Error) -> String {
     let shown = path.display();
     let start = name.map(|name| format!("; systemctl start rgunicorn@{name}")).unwrap_or_default();
+    let start = match name.and_then(userless) {
+        Some(why) => format!("{start} (if it fails: {why})"),
+        None => start,
+    };
     match error.kind() {
         io::ErrorKind::NotFound => match name {
             Some(name) => format!("no instance {name:?} runs: {shown} does not exist{start}"),
