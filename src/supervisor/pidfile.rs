@@ -43,8 +43,11 @@ impl PidFile {
         std::fs::write(&beside, format!("{}\n", std::process::id()))
             .and_then(|()| std::fs::rename(&beside, path))
             .map_err(|error| {
-                let words = format!("pidfile {}: {error}{}", path.display(), hint(&error));
-                Trouble::by_io(&error, words)
+                let why = match error.raw_os_error() {
+                    Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+                    None => error.to_string(),
+                };
+                Trouble::by_io(&error, format!("pidfile {} cannot be written: {why}{}", path.display(), hint(&error)))
             })?;
         Ok(PidFile { path: path.to_owned() })
     }
@@ -58,10 +61,14 @@ impl Drop for PidFile {
     }
 }
 
+/// Gunicorn's is often in /run, where an instance of a unit may not write.
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::ReadOnlyFilesystem => {
-            " (by ProtectSystem= of the unit? Under systemd no pidfile is needed)"
+        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied
+            if crate::systemd::is_our_parent() =>
+        {
+            " (ProtectSystem= of the unit, or a folder of another user). Under systemd no pidfile is needed: take the setting \
+             away, and ask systemctl show -P MainPID; or have it in the unit's RuntimeDirectory="
         }
         _ => "",
     }

@@ -200,6 +200,17 @@ def test_an_application_that_writes_beside_itself_is_explained_and_the_advice_wo
     assert one.get("/").status == 200
 
 
+def test_a_pidfile_where_the_unit_cannot_write_is_explained_and_in_its_own_directory_it_works(instance):
+    one = instance("pidfile", {"plain.py": APP}, pidfile="/run/pidfile.pid")
+    text = fails(one)
+    assert "pidfile /run/pidfile.pid cannot be written: permission denied" in text, text
+    assert "no pidfile is needed" in text and "RuntimeDirectory=" in text, text
+    one.write({}, app="plain:app", pidfile="/run/rgunicorn-pidfile/pid")
+    one.open()
+    one.get("/")
+    assert one.box.path("/run/rgunicorn-pidfile/pid").read_text() == f"{one.arbiter}\n"
+
+
 def test_a_log_file_where_the_unit_cannot_write_is_explained(instance):
     text = fails(instance("logfile", {"plain.py": APP}, errorlog="/var/log/app.log"))
     assert 'errorlog = "/var/log/app.log"' in text and "ProtectSystem=" in text
