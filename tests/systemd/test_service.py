@@ -401,6 +401,14 @@ def test_the_units_are_well_formed(box):
     assert "rgunicorn@" not in out.stderr, out.stderr
 
 
+def test_a_unit_without_room_for_another_process_names_the_limit(instance):
+    one = instance("tasks", workers=2).drop_in("TasksMax=3\nRestart=no")
+    one.may_fail = True
+    assert one.box.systemctl("start", one.service, check=False).returncode != 0
+    assert "TasksMax= of the unit" in one.found("cannot fork", "PRIORITY=3")["MESSAGE"]
+    assert "TasksMax= of the unit" in one.show("StatusText")
+
+
 def test_memory_that_runs_out_costs_one_worker_and_not_the_service(instance):
     source = """
 def app(environ, start_response):

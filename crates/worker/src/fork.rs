@@ -17,6 +17,18 @@ pub(crate) enum Role {
     Worker,
 }
 
+/// What fork(2) has refused, and where the limit is.
+fn refused(errno: nix::errno::Errno) -> String {
+    let limit = match errno {
+        nix::errno::Errno::EAGAIN => {
+            ": no further process or thread is allowed (TasksMax= of the unit, ulimit -u, kernel.pid_max)"
+        }
+        nix::errno::Errno::ENOMEM => ": there is no memory for another process",
+        _ => "",
+    };
+    format!("fork failed: {}{limit}", errno.desc())
+}
+
 /// Forks a worker.
 pub(crate) fn fork_worker(_py: Python<'_>) -> Role {
     // SAFETY: attached, in the main thread; each of the three functions is called as its documentation asks.
@@ -28,7 +40,7 @@ pub(crate) fn fork_worker(_py: Python<'_>) -> Role {
         Err(errno) => {
             // SAFETY: as above.
             unsafe { pyo3::ffi::PyOS_AfterFork_Parent() };
-            Role::Mold(Err(format!("fork failed: {}", errno.desc())))
+            Role::Mold(Err(refused(errno)))
         }
         Ok(ForkResult::Child) => {
             // SAFETY: as above.
@@ -53,7 +65,7 @@ pub(crate) fn fork_worker(_py: Python<'_>) -> Role {
                     Ok(WaitStatus::Exited(_, 0)) => return Role::Mold(Ok(())),
                     Ok(WaitStatus::Exited(_, code)) => {
                         let errno = nix::errno::Errno::from_raw(code);
-                        return Role::Mold(Err(format!("fork failed: {}", errno.desc())));
+                        return Role::Mold(Err(refused(errno)));
                     }
                     // An application's SIGCHLD handler may have reaped it; then it has exited.
                     Err(_) => return Role::Mold(Ok(())),
