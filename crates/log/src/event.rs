@@ -332,13 +332,14 @@ events! {
     RECORDS_DROPPED "af6dffdbef8e467fb0af8e441cbb6831"
     "Records were dropped"
     "The journal, or whoever reads the log, did not take records as fast as they came. rgunicorn never lets a \
-    request wait for its log; the record says how many are missing. See RateLimitBurst= in journald.conf(5) and \
-    the speed of the disk."
+    request wait for its log; the record says how many are missing. Look at the disk's speed \
+    and at `systemctl status systemd-journald`. What journald itself leaves out by its rate limit, it says itself."
 
     WATCHDOG_MISSED "2c2945f9192949e6b2b7d6e1e7304836"
     "Instance @RGUNICORN_INSTANCE@ is about to miss its watchdog"
-    "No worker has proved that it serves. What is known of each worker is in the records beside this one. systemd \
-    will kill and restart the service."
+    "Nobody serves and nobody is about to, or a request has outlived timeout and graceful_timeout together. The record \
+    has the reason, and of each worker its requests and what its threads do. If that does not change systemd kills the \
+    service when WatchdogSec= is over, and starts it again. Repair what the threads wait for."
 }
 
 /// The catalog's source, as journalctl --update-catalog reads it.
