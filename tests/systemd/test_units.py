@@ -170,6 +170,31 @@ def test_an_application_and_a_virtual_environment_in_a_home_are_explained_and_th
     assert one.get("/").json()["user"] == "rgunicorn-home"
 
 
+HINTS = {
+    "data": ("open('/home/hints/data/f')", "BindReadOnlyPaths=/home/hints/data/f", "ProtectHome=tmpfs"),
+    "module": ("import sys\nsys.path.append('/home/hints/lib')\nimport in_a_home", "BindReadOnlyPaths=/home/hints/lib",
+               "ProtectHome=tmpfs"),
+    "memory": ("open('/proc/meminfo')", "ProcSubset=all", ""),
+    "priority": ("import os\nos.nice(1)", "SystemCallFilter=@resources", ""),
+}
+
+
+@on_both
+@pytest.mark.parametrize("what", HINTS)
+@pytest.mark.parametrize("factory", [False, True], ids=["import", "factory"])
+def test_what_the_sandbox_refuses_at_an_import_is_explained_and_the_advice_works(instance, what, factory):
+    source, *lines = HINTS[what]
+    made = "def made():\n" + "".join(f"    {line}\n" for line in source.split("\n")) + "    return app\n"
+    app = APP + made if factory else f"{source}\n{APP}"
+    one = instance(f"hint-{what}-{factory}".lower(), {"plain.py": app}, app="plain:made()" if factory else "plain:app")
+    one.box.write("/home/hints/data/f", "x")
+    one.box.write("/home/hints/lib/in_a_home.py", "")
+    text = fails(one)
+    assert all(line in text for line in lines), text
+    one.drop_in("\n".join(lines)).open()
+    assert one.get("/").status == 200
+
+
 def test_half_of_the_advice_names_the_other_half(instance):
     one = instance("half", {"plain.py": APP}, python="/home/half/venv/bin/python")
     one.box.run(PYTHON, "-m", "venv", "--without-pip", "/home/half/venv")

@@ -32,7 +32,8 @@ def _import(name):
                 hint = " (give the module's name, not its file: %r)" % name[:-3]
             raise Fault("not_found", "there is no module %r%s: searched from %s; check `app`, `chdir` and `pythonpath`"
                         % (name, hint, os.getcwd())) from None
-        raise Fault("import", "importing %r failed: %s" % (name, _line(error)), _traceback(error, 1)) from None
+        raise Fault("import", "importing %r failed: %s%s" % (name, _line(error), _sandbox(error)),
+                    _traceback(error, 1)) from None
     except SystemExit as error:
         raise Fault("import", "importing %r ended the interpreter: sys.exit(%r) was called" % (name, error.code),
                     _traceback(error, 1)) from None
@@ -44,6 +45,14 @@ def _import(name):
 def _line(error):
     text = str(error).strip().split("\n")[0]
     return "%s: %s" % (type(error).__name__, text) if text else type(error).__name__
+
+
+_HOMES = ("/home/", "/root/", "/run/user/")
+
+
+def _hidden(path):
+    # Inside of a folder that ProtectHome=yes closes nothing can be mounted: it takes both lines.
+    return " (by ProtectHome= of the unit? ProtectHome=tmpfs and BindReadOnlyPaths=%s in a drop-in)" % path
 
 
 def _sandbox(error):
@@ -61,12 +70,20 @@ def _sandbox(error):
                 "readonly database" in text or "unable to open database file" in text)):
             return (" (by ProtectSystem= of the unit the file system is read-only: write below $STATE_DIRECTORY, or put"
                     " ReadWritePaths=%s into a drop-in)" % (os.path.dirname(path) or "..."))
-        if number in (errno.EACCES, errno.ENOENT) and path.startswith(("/home/", "/root/", "/run/user/")):
-            return " (by ProtectHome= of the unit? BindReadOnlyPaths=%s in a drop-in)" % path
+        if number in (errno.EACCES, errno.ENOENT) and path.startswith(_HOMES):
+            return _hidden(path)
+        if isinstance(error, ModuleNotFoundError):
+            for folder in sys.path:
+                if isinstance(folder, str) and folder.startswith(_HOMES) and not os.access(folder, os.R_OK):
+                    return _hidden(folder)
         if number == errno.ENOENT and path.startswith(("/tmp/", "/var/tmp/")):
             return " (with PrivateTmp= the unit has a /tmp of its own)"
         if number == errno.EAFNOSUPPORT:
             return " (by RestrictAddressFamilies= of the unit?)"
+        if number == errno.ENOENT and path.startswith("/proc/") and not path[6:7].isdigit():
+            return " (by ProcSubset= of the unit? ProcSubset=all in a drop-in)"
+        if number == errno.EPERM and not path:
+            return " (by SystemCallFilter= of the unit? SystemCallFilter=@resources in a drop-in, if it is about priorities)"
         error = error.__cause__ or error.__context__
     return ""
 
@@ -117,7 +134,8 @@ def load(spec):
                 # It was not even entered. As with Gunicorn that is a wrong `app`, not a fault of the factory.
                 raise Fault("not_found", "%s cannot be called like that: %s; check the arguments in app = %r" % (
                     expression, _line(error), spec)) from None
-            raise Fault("import", "calling %s failed: %s" % (expression, _line(error)), _traceback(error, 1)) from None
+            raise Fault("import", "calling %s failed: %s%s" % (expression, _line(error), _sandbox(error)),
+                        _traceback(error, 1)) from None
         if made is None:
             raise Fault("not_found", "%s returned None instead of an application" % expression)
         found = made
