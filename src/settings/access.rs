@@ -179,6 +179,18 @@ fn has_access_list(path: &Path) -> bool {
     size > 0
 }
 
+/// Why this process may not read a file, if it is its mode: a clause.
+pub(crate) fn unreadable(file: &Path) -> Option<String> {
+    let found = std::fs::metadata(file).ok()?;
+    Some(format!(
+        "by {} (its mode is {:04o}, its owner {}). It is no place for secrets: let everybody read it (chmod 0644), and pass \
+         those by LoadCredential= of the unit",
+        Identity::ourselves(),
+        found.mode() & 0o7777,
+        owner(&found)
+    ))
+}
+
 fn owner(found: &Metadata) -> String {
     let user = match User::from_uid(Uid::from_raw(found.uid())) {
         Ok(Some(user)) => user.name,

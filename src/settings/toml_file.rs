@@ -1,5 +1,6 @@
 //! A TOML file of settings: its keys are names of settings, its values keep the line they stand on.
 
+use super::access::unreadable;
 use super::fault::{Fault, Origin, did_you_mean};
 use super::layers::Given;
 use super::table::{SETTINGS, find};
@@ -11,8 +12,14 @@ use toml::de::{DeTable, DeValue};
 /// looked at.
 pub(crate) fn read(path: &Path) -> Result<Vec<Given>, Vec<Fault>> {
     let whole = || Origin::File { path: path.to_owned(), line: None };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| vec![Fault::new(whole(), format!("the settings file cannot be read: {}", reason(&error)))])?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => unreadable(path),
+            _ => None,
+        };
+        let why = why.map_or_else(|| format!(": {}", reason(&error)), |why| format!(" {why}"));
+        vec![Fault::new(whole(), format!("the settings file cannot be read{why}"))]
+    })?;
     parse(&text, path)
 }
 

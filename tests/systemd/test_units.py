@@ -195,6 +195,14 @@ def test_what_the_sandbox_refuses_at_an_import_is_explained_and_the_advice_works
     assert one.get("/").status == 200
 
 
+def test_a_settings_file_that_the_instances_user_may_not_read_is_explained(instance):
+    one = instance("secretive", {"plain.py": APP})
+    one.box.path("/etc/rgunicorn/secretive.toml").chmod(0o600)
+    text = fails(one)
+    assert "cannot be read by user rgunicorn-secretive (its mode is 0600, its owner root:root)" in text, text
+    assert "chmod 0644" in text and "LoadCredential=" in text, text
+
+
 def test_half_of_the_advice_names_the_other_half(instance):
     one = instance("half", {"plain.py": APP}, python="/home/half/venv/bin/python")
     one.box.run(PYTHON, "-m", "venv", "--without-pip", "/home/half/venv")
