@@ -615,24 +615,29 @@ impl Reactor {
         self.admit(Box::new(connection), Happened::default());
     }
 
-    /// Puts a connection into the table and the set, in this order: an event must find it there.
+    /// Puts a connection into the set and the table, in this order: as long as it is out, its events are kept for it, and
+    /// nobody else can have it if the set does not take it.
     pub(crate) fn admit(self: &Arc<Self>, connection: Box<Connection>, happened: Happened) {
-        let (token, socket) = (connection.token, Arc::clone(&connection.socket));
-        let deadline = connection.deadline();
-        {
+        let source = Source::Connection(connection.token);
+        let socket = connection.socket.as_fd();
+        if let Err(error) = sys::control(self.epoll_fd(), libc::EPOLL_CTL_ADD, socket, CONNECTION_EVENTS, source) {
+            slog::error!(self.log, "a connection could not be watched and was closed"; event::FAILURE, "error" => %error);
+            lock(&self.table).leave(connection.token);
+            self.sheet.count(Counter::Closed);
+            return;
+        }
+        let (token, deadline) = (connection.token, connection.deadline());
+        let ready = {
             let mut table = lock(&self.table);
-            table.put_back(connection, deadline);
+            let ready = table.put_back(connection, deadline);
             if happened != Happened::default() {
                 table.note(token, happened);
             }
-        }
-        let source = Source::Connection(token);
-        if let Err(error) =
-            sys::control(self.epoll_fd(), libc::EPOLL_CTL_ADD, socket.as_fd(), CONNECTION_EVENTS, source)
-        {
-            slog::error!(self.log, "a connection could not be watched and was closed"; event::FAILURE, "error" => %error);
-            lock(&self.table).leave(token);
-            self.sheet.count(Counter::Closed);
+            ready
+        };
+        // Its first event was taken by another thread, which had nobody to tell.
+        if ready {
+            self.kick_pollers();
         }
     }
 

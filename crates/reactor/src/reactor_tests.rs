@@ -62,3 +62,32 @@ fn a_standby_that_has_taken_the_kick_of_the_lane_passes_it_on_when_it_leaves() {
     reactor.take_charge(call, &mut Hands::default(), &mut Watch::new(1));
     assert_eq!(woken.recv_timeout(PATIENCE), Ok(()));
 }
+
+#[test]
+fn a_connection_that_cannot_be_watched_is_closed_before_another_thread_can_have_it() {
+    let instance = Instance::new();
+    let (reactor, _channel) = instance.reactor(&settings(), 1);
+    let over = Arc::new(AtomicBool::new(false));
+    let other = {
+        let (reactor, over) = (Arc::clone(&reactor), Arc::clone(&over));
+        std::thread::spawn(move || {
+            let mut had = 0;
+            while !over.load(Ordering::SeqCst) {
+                let ready = lock(&reactor.table).take_ready();
+                if let Some((connection, _)) = ready {
+                    had += 1;
+                    reactor.put_back(connection);
+                }
+            }
+            had
+        })
+    };
+    for _ in 0..10_000 {
+        // No regular file can be in the set (epoll_ctl(2): EPERM).
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let connection = Connection::new(reactor.new_token(), file.into(), None, 0, &reactor.settings, Instant::now());
+        reactor.admit(Box::new(connection), Happened { readable: true, ..Happened::default() });
+    }
+    over.store(true, Ordering::SeqCst);
+    assert_eq!((other.join().unwrap(), reactor.connections()), (0, 0));
+}
