@@ -22,6 +22,20 @@ def closed(client):
         return True
 
 
+def answered(client):
+    """Whether something has come on this connection, be it the end. Nothing is taken from it."""
+    client.socket.setblocking(False)
+    try:
+        client.socket.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    finally:
+        client.socket.settimeout(10)
+    return True
+
+
 def test_a_limit_of_fds_below_the_least_is_named(serve):
     server = serve("plain:app", wrapper=("bash", "-c", 'ulimit -n 32; exec "$@"', "limited"), wait=False)
     says = r"32 file descriptors here, and rgunicorn needs 64.*LimitNOFILE="
@@ -52,6 +66,36 @@ def test_without_fds_the_oldest_idle_connections_make_room_for_new_ones(serve, w
     assert server.get("/").status == 200
     warnings = server.log.find("no fd is left", "warning")
     assert 0 < len(warnings) < 20, "one record per connection would fill the log"
+
+
+def test_without_fds_the_oldest_half_of_a_request_makes_room_after_all_idle_connections(serve):
+    raise_fd_limit(2048)
+    server = serve("plain:app", "--header-timeout", 60, "--body-timeout", 60, wrapper=LIMITED)
+    address = server.address
+    uploading = server.connect(address)
+    uploading.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab")
+    idle = server.connect(address)
+    assert idle.get("/").status == 200
+    half_open = []
+    for _ in range(100):
+        client = server.connect(address)
+        client.send(b"GET / HTTP/1.1\r\nHo")
+        half_open.append(client)
+    with server.connect(address) as client:
+        assert client.get("/").status == 200
+    assert idle.ended() == b""
+    gone = [client for client in half_open if answered(client)]
+    assert 40 <= len(gone) < 90 and gone == half_open[: len(gone)], "the oldest ones go"
+    for client in gone:
+        response = client.response()
+        assert response.status == 503 and response.header("Retry-After")
+    half_open[-1].send(b"st: h\r\n\r\n")
+    assert half_open[-1].response().status == 200
+    uploading.send(b"cd")
+    assert uploading.response().body == b"abcd", "a request whose head is complete stays"
+    for client in (uploading, *half_open):
+        client.close()
+    assert server.log.find("no fd is left", "warning")
 
 
 def test_a_body_that_the_disk_does_not_take_is_a_500_and_hurts_nobody_else(serve):

@@ -195,6 +195,12 @@ impl Connection {
         matches!(self.phase, Phase::Receiving) && self.unread() == 0 && self.engine.is_idle()
     }
 
+    /// Since when it has had a part of a head; none if it has none, or the whole.
+    pub(crate) fn half_open_since(&self) -> Option<Instant> {
+        let receives = matches!(self.phase, Phase::Receiving) && !self.is_idle();
+        if receives && (self.engine.is_in_head() || self.engine.is_idle()) { self.begun } else { None }
+    }
+
     /// How long its complete request has waited for a lane, here and with other workers.
     pub(crate) fn waited(&self) -> Duration {
         self.waited_before + self.complete.map(|at| at.elapsed()).unwrap_or_default()

@@ -271,7 +271,7 @@ impl Reactor {
                 self.say_full(&error);
                 // A request is worth more than an idle connection; one idle connection is worth no other.
                 let waits = matches!(self.head_of_handoff(), Head::Waited(_));
-                if !(waits && self.end_an_idle_connection()) {
+                if !(waits && self.make_room()) {
                     self.leave_handoff_alone();
                 }
             }

@@ -230,11 +230,12 @@ impl Reactor {
         }
     }
 
-    /// No fd is left. An idle connection makes room; if there is none, the connection that waits is accepted
-    /// with the spare fd and closed, since a level-triggered listener would otherwise spin.
+    /// No fd is left. An idle connection makes room, or one whose head does not come to its end (or clients that hold every
+    /// fd with half a request would keep all others out for `header_timeout`); if there is none, the connection that
+    /// waits is accepted with the spare fd and closed, since a level-triggered listener would otherwise spin.
     fn out_of_fds(self: &Arc<Self>, n: u32, error: &io::Error) {
         self.say_full(error);
-        if self.end_an_idle_connection() {
+        if self.make_room() {
             return;
         }
         let mut listeners = lock(&self.listeners);
@@ -256,7 +257,7 @@ impl Reactor {
             listeners.said_full = Some(now);
         }
         slog::warn!(self.log, "no fd is left for a new connection: the connections that have been idle for longest are \
-            closed, or else the new ones; raise LimitNOFILE= of the unit (or ulimit -n)"; event::OUT_OF_FDS,
+            closed, or else those that have sent half a request for longest, or else the new ones; raise LimitNOFILE= of the unit (or ulimit -n)"; event::OUT_OF_FDS,
             "error" => %error, "connections" => self.connections());
     }
 

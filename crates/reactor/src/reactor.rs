@@ -641,9 +641,18 @@ impl Reactor {
         }
     }
 
-    /// Makes room for a new connection. Whether there was an idle one to end.
-    pub(crate) fn end_an_idle_connection(self: &Arc<Self>) -> bool {
-        let Some(connection) = lock(&self.table).take_oldest_idle() else { return false };
+    /// Makes room for a new connection: ends the one that has been idle for longest, or else the one whose head has been
+    /// incomplete for longest, which is told so. Whether there was one.
+    pub(crate) fn make_room(self: &Arc<Self>) -> bool {
+        let idle = lock(&self.table).take_oldest_idle();
+        if let Some(connection) = idle {
+            self.end(connection);
+            return true;
+        }
+        let half_open = lock(&self.table).take_oldest_half_open();
+        let Some(mut connection) = half_open else { return false };
+        // It has no time to linger: its fd is what is wanted. Nothing that it has sent is unread, so the answer arrives.
+        let _ = connection.answer_error(503, &mut Hands::default(), &self.surroundings());
         self.end(connection);
         true
     }

@@ -281,6 +281,17 @@ impl Table {
         oldest.here.take()
     }
 
+    /// Takes the connection whose request has been without a complete head for longest.
+    pub(crate) fn take_oldest_half_open(&mut self) -> Option<Box<Connection>> {
+        let oldest = self
+            .places
+            .iter_mut()
+            .filter(|place| !place.happened.any())
+            .filter_map(|place| place.here.as_ref().and_then(|here| here.half_open_since()).map(|since| (since, place)))
+            .min_by_key(|(since, _)| *since);
+        oldest.and_then(|(_, place)| place.here.take())
+    }
+
     /// Takes up to `most` idle connections to which nothing has happened beyond the worker's retirement.
     #[expect(clippy::vec_box, reason = "connections move by their boxes, here and in the table")]
     pub(crate) fn take_idle(&mut self, most: usize, into: &mut Vec<Box<Connection>>) {
