@@ -25,8 +25,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Clients at once. One more displaces the one that has been silent for longest.
+/// Clients at once. One more displaces the one that has been silent for longest, or waits until one of them has.
 const MOST_CLIENTS: usize = 16;
+/// A client may be silent for so long before another one displaces it: many that come at once all have their say.
+const SILENT: Duration = Duration::from_millis(250);
+/// How soon there may be room for a client that waits.
+const ROOM_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes of answers that a client has not read; one that leaves more is dropped.
 const MOST_UNREAD: usize = 16 << 20;
 /// How soon accepting is tried again when no fd was left.
@@ -89,7 +93,7 @@ pub(crate) struct Control {
     shared: bool,
     clients: BTreeMap<ClientId, Client>,
     latest: ClientId,
-    /// No fd was left; the socket is not watched until then.
+    /// No fd was left, or no room; the socket is not watched until then.
     paused: Option<Instant>,
 }
 
@@ -192,7 +196,7 @@ impl Control {
         getsockopt(&client.stream, PeerCredentials).ok().map(|peer| peer.pid())
     }
 
-    /// Watches the socket again after a lack of fds.
+    /// Watches the socket again after a lack of fds or of room.
     pub(crate) fn poll_again(&mut self, epoll: &Epoll, data: u64, now: Instant) {
         if self.paused.is_some_and(|until| until <= now) {
             self.paused = None;
@@ -212,8 +216,21 @@ impl Control {
         self.answer(id, &Answer::Failed { text: text.to_owned() }, epoll, data);
     }
 
+    /// Whether one more client can be dealt with now, even if it is only told to go.
+    fn has_room(&self) -> bool {
+        let mut others = self.clients.values().filter(|client| !client.waits).peekable();
+        self.clients.len() < MOST_CLIENTS
+            || others.peek().is_none()
+            || others.any(|client| client.heard.elapsed() >= SILENT)
+    }
+
     fn accept(&mut self, epoll: &Epoll, data: impl Fn(ClientId) -> u64, log: &Logger) {
         while let Some(place) = &self.place {
+            if !self.has_room() {
+                let _ = epoll.delete(&place.listener);
+                self.paused = Some(Instant::now() + ROOM_AGAIN);
+                return;
+            }
             let stream = match place.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -374,6 +374,27 @@ def test_nonsense_on_the_socket_hurts_nobody(instance):
     assert server.get("/").status == 200
 
 
+def test_many_clients_at_once_are_all_answered_and_silent_ones_make_room(instance):
+    server, ctl = instance("plain:app")
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for client in silent:
+        client.settimeout(10)
+        client.connect(str(ctl.path))
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(60)]
+    for client in clients:
+        client.settimeout(20)
+        client.connect(str(ctl.path))
+    for client in clients:
+        client.sendall(b'{"order":"workers"}\n')
+    answers = []
+    for client in clients:
+        with client, client.makefile() as lines:
+            answers.append(json.loads(lines.readline()))
+    assert all(len(answer["workers"]) == 1 for answer in answers), answers
+    for client in silent:
+        client.close()
+
+
 def test_a_client_that_says_all_and_shuts_its_side_is_answered(instance):
     server, ctl = instance("plain:app")
     with socket.socket(socket.AF_UNIX) as client:
