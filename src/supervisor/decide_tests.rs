@@ -52,6 +52,19 @@ fn many_workers_boot_a_few_at_a_time_so_that_their_orders_fit_into_the_channel()
 }
 
 #[test]
+fn workers_whose_boot_was_called_off_keep_their_room_in_the_channel_until_they_are_gone() {
+    let mut world = World::serving(plan(1));
+    for _ in 0..10 {
+        world.order(Order::Scale(200));
+        world.order(Order::Scale(1));
+    }
+    assert_eq!(world.processes.len(), 2 + MOST_BOOTING, "the mold, the worker that serves, and those");
+    world.order(Order::Scale(200));
+    world.run();
+    assert_eq!(world.serve().len(), 200);
+}
+
+#[test]
 fn an_application_that_cannot_boot_ends_the_instance_with_one_record() {
     let mut world = World::begin(Purpose::Serve, plan(3));
     world.step(Serial(1));

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 /// A worker that served so long has proved that workers of its generation can live.
 pub(crate) const STEADY: Duration = Duration::from_secs(1);
 /// Workers that boot at once. The channel to the mold holds about 280 orders (net.core.wmem_default), and a mold that
-/// does not take one counts as stuck; a processor is busy with far fewer.
+/// does not take one counts as stuck; a processor is busy with far fewer. Those whose boot was called off count until
+/// they are gone: their orders may still be unread.
 pub(crate) const MOST_BOOTING: usize = 64;
 
 /// What a generation is for.
@@ -261,6 +262,11 @@ impl Generation {
         }
         let Some(mold) = self.ready_mold() else { return };
         let mut booting = self.counts().booting;
+        let called_off = self
+            .processes
+            .values()
+            .filter(|process| matches!(process.phase, Phase::Stopping { booting: true, .. }))
+            .count();
         // The first generation has nothing to fall back on, and a replacement nothing that is newer than itself.
         let check = self.role == Role::Incoming && self.number > 1;
         let one_replaced = self.slots.iter().any(|slot| slot.incumbent.is_some() && slot.replacement.is_some());
@@ -274,7 +280,7 @@ impl Generation {
             if slot.foreign || (!vacant && !replace) {
                 continue;
             }
-            if booting >= MOST_BOOTING {
+            if booting + called_off >= MOST_BOOTING {
                 return;
             }
             let worker = next(serials);
