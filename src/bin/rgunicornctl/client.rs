@@ -6,6 +6,7 @@ use crate::words::Words;
 use nix::unistd::geteuid;
 use rgunicorn_protocol::control::{Answer, Order, SOCKET, folder, userless};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,6 +121,8 @@ fn explain(path: &Path, name: Option<&str>, error: &io::Error) -> String {
         None => start,
     };
     match error.kind() {
+        // connect(2) says the same of a dead socket and of what never was one.
+        io::ErrorKind::ConnectionRefused if !is_socket(path) => format!("{shown} is no socket"),
         io::ErrorKind::NotFound => match name {
             Some(name) => format!("no instance {name:?} runs: {shown} does not exist{start}"),
             None => format!("no instance runs there: {shown} does not exist"),
@@ -130,6 +133,10 @@ fn explain(path: &Path, name: Option<&str>, error: &io::Error) -> String {
         }
         _ => format!("{shown}: {error}"),
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// Folders below which instances have theirs.

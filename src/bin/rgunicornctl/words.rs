@@ -66,6 +66,10 @@ impl Words {
                 Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
                 _ => (argument.as_str(), None),
             };
+            let takes_value = matches!(name, "-i" | "--instance" | "-s" | "--socket" | "-c" | "--command");
+            if attached.is_some() && !takes_value {
+                return Err(format!("there is no option {argument}"));
+            }
             let mut value = || {
                 let value = attached.clone().or_else(|| rest.next().cloned());
                 value.ok_or_else(|| format!("{name} needs a value"))
@@ -92,6 +96,12 @@ impl Words {
             return Err("-i and -s exclude each other".into());
         }
         let command = command(&words, quick, join)?;
+        if quick && !matches!(command, Command::Order(Order::Stop { .. })) {
+            return Err("--quick goes with stop alone".into());
+        }
+        if join && !matches!(command, Command::Order(Order::Reload { .. })) {
+            return Err("--join goes with reload alone".into());
+        }
         Ok(Words { command, instance, socket, json })
     }
 }
@@ -112,9 +122,9 @@ fn command(words: &[String], quick: bool, join: bool) -> Result<Command, String>
             None => Order::Scale { workers: number(wanted)? },
         },
         ["worker", "add"] => Order::ScaleBy { difference: 1 },
-        ["worker", "add", more] => Order::ScaleBy { difference: number(more)? },
+        ["worker", "add", more] => Order::ScaleBy { difference: number::<u16>(more)?.into() },
         ["worker", "remove"] => Order::ScaleBy { difference: -1 },
-        ["worker", "remove", fewer] => Order::ScaleBy { difference: -number::<i32>(fewer)? },
+        ["worker", "remove", fewer] => Order::ScaleBy { difference: -i32::from(number::<u16>(fewer)?) },
         ["worker", "kill", pid] => return Ok(Command::Kill(number(pid)?)),
         ["retire", slot] => Order::Retire { slot: number(slot)? },
         ["reload"] => Order::Reload { join },
@@ -183,9 +193,18 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_another_command_is_refused_rather_than_ignored() {
+        assert_eq!(order("stop --quick"), Order::Stop { quick: true });
+        assert!(parse("reload --quick").unwrap_err().contains("--quick"));
+        assert!(parse("stop --join").unwrap_err().contains("--join"));
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         assert!(parse("explode").unwrap_err().contains("explode"));
         assert!(parse("status --loud").unwrap_err().contains("--loud"));
+        assert!(parse("status --json=no").unwrap_err().contains("--json=no"));
+        assert!(parse("worker add -1").unwrap_err().contains("-1"));
         assert!(parse("").unwrap_err().contains("missing"));
         assert!(parse("status -i").unwrap_err().contains("needs a value"));
         assert!(parse("-i a -s b status").unwrap_err().contains("exclude"));
