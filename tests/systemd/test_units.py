@@ -75,6 +75,20 @@ def test_a_credential_reaches_the_application(instance):
 
 
 @on_both
+def test_what_systemd_itself_cannot_provide_has_the_status_that_the_guide_names_and_is_tried_again(instance):
+    one = instance("unprovided", {"plain.py": APP}).open()
+    one.may_fail = True
+    for line, status in [("ReadWritePaths=/srv/nowhere", "226"), ("LoadCredential=token:/etc/rgunicorn/nowhere", "243")]:
+        one.drop_in(line)
+        with one.connect(30) as client:
+            client.request(target="/")
+            until(lambda status=status: one.show("ExecMainStatus") == status, f"status {status}", 20)
+            one.drop_in("")
+            assert client.response().status == 200, "who has waited meanwhile is served once it is repaired"
+        one.box.systemctl("stop", one.service)
+
+
+@on_both
 def test_several_named_sockets_are_served_whichever_starts_the_service(instance):
     one = instance("several", {"plain.py": APP}, bind=["fdname:http", "fdname:admin"])
     one.box.write("/etc/systemd/system/several-admin.socket",
