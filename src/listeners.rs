@@ -95,6 +95,11 @@ impl Listener {
         }
     }
 
+    /// Whether it was opened by this instance, which alone decides when it ends.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self.origin, Origin::Bound { .. })
+    }
+
     /// Whether we made it, so that nobody else keeps its backlog.
     pub(crate) fn is_own(&self) -> bool {
         match self.origin {

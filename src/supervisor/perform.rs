@@ -265,6 +265,7 @@ impl<'a> Performer<'a> {
                 Notice::Stopping => {
                     self.say_late_ready();
                     self.notifier.stopping();
+                    self.close_listeners();
                 }
                 Notice::Extend(time) => self.notifier.extend(time),
             },

@@ -80,6 +80,22 @@ impl Performer<'_> {
         }
     }
 
+    /// The instance stops, and nobody keeps its own listeners: lets nobody in any more, so that who comes is refused at once
+    /// and does not wait for an end that resets it. What waits already is accepted by the workers, whose the listeners are
+    /// from now on.
+    pub(super) fn close_listeners(&mut self) {
+        if self.store.is_available() {
+            return;
+        }
+        for prepared in self.generations.values_mut() {
+            let (own, kept) =
+                std::mem::take(&mut prepared.listeners).into_iter().partition(|listener| listener.is_bound());
+            prepared.listeners = kept;
+            let own: Vec<Rc<Listener>> = own;
+            own.iter().for_each(|listener| listener.let_nobody_in());
+        }
+    }
+
     /// The generation's settings are the instance's from now on.
     pub(super) fn commit(&mut self, generation: u32) {
         let Some(prepared) = self.generations.get(&generation) else { return };
