@@ -1,13 +1,16 @@
 """Stories of signals: what an operator sends and what then happens."""
 
+import json
 import os
 import signal
+import threading
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
 
 import pytest
 from harness import Gate, until
 from harness.http import ConnectionEnded
 from harness.processes import alive
+from harness.server import control
 
 
 def test_term_lets_requests_in_flight_finish(serve, tmp_path):
@@ -49,6 +52,63 @@ def test_term_serves_the_requests_that_wait_in_the_backlog(serve, tmp_path):
     for client in waiting:
         assert client.response().body == b"hello\n"
     assert server.wait() == 0
+
+
+def test_term_lets_requests_finish_that_wait_for_the_lane_of_another_worker(serve, tmp_path):
+    """They are in the handoff, where whoever has a lane first takes them."""
+    socket = tmp_path / "control.sock"
+    server = serve("plain:app", "--control-socket", socket, workers=2)
+    gates = [Gate(tmp_path, name) for name in ("one", "two")]
+    kept = [server.connect() for _ in range(12)]
+    for client in kept:
+        assert client.get("/").body == b"hello\n"
+    running = [server.connect() for _ in gates]
+    for client, gate in zip(running, gates):
+        client.request(target=gate.target)
+    for gate in gates:
+        gate.entered()
+    before = _handed_over(socket)
+    for client in kept:
+        client.request(target="/")
+    # Offered and not taken: nobody has a lane.
+    until(lambda: _handed_over(socket) == before + len(kept), "all requests to be in the handoff")
+    server.signal(SIGTERM)
+    server.found("stopping")
+    for gate in gates:
+        gate.open()
+    for client in running:
+        assert client.response().status == 200
+    for client in kept:
+        response = client.response()
+        assert (response.status, response.header("Connection")) == (200, "close")
+    assert server.wait() == 0
+
+
+def test_while_it_stops_new_clients_are_refused_and_do_not_wait_for_the_end(serve, tmp_path):
+    server = serve("plain:app", bind=["127.0.0.1:0", f"unix:{tmp_path}/second.sock"])
+    tcp, unix = server.address, str(tmp_path / "second.sock")
+    gate = Gate(tmp_path)
+    with server.connect(tcp) as client:
+        client.request(target=gate.target)
+        gate.entered()
+        server.signal(SIGTERM)
+        for address in (tcp, unix):
+            until(lambda address=address: _is_refused(server, address), f"{address} to refuse")
+        gate.open()
+        assert client.response().status == 200
+    assert server.wait() == 0
+
+
+def _is_refused(server, address):
+    try:
+        server.connect(address).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
+def _handed_over(control_socket):
+    return json.loads(control("-s", control_socket, "--json", "status").stdout)["totals"]["handed_over"]
 
 
 def test_a_request_that_outlives_graceful_timeout_is_ended(serve, tmp_path):
@@ -310,3 +370,46 @@ def test_a_request_that_is_cut_off_is_named(serve, tmp_path, number):
         server.signal(number)
         assert server.wait(within=10) == 0
     assert server.log.find(r"GET /gate.* is cut off")
+
+
+WAITS = """
+import time
+
+def app(environ, start_response):
+    time.sleep(0.02)
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_whoever_asks_without_a_pause_is_answered_until_a_stop_and_told_that_it_was_the_last(serve, tmp_path, threads):
+    server = serve("waits:app", "--threads", threads, workers=2, files={"waits.py": WAITS})
+    address, stopping, lost, last = server.address, threading.Event(), [], []
+
+    def ask():
+        with server.connect(address) as client:
+            while True:
+                client.request(target="/")
+                before = not stopping.is_set()
+                try:
+                    response = client.response()
+                except ConnectionEnded as error:
+                    # What is sent later than that may come too late (RFC 9112 section 9.3.1).
+                    lost.extend([str(error)] if before else [])
+                    return
+                if response.header("Connection") == "close":
+                    last.append(response.status)
+                    return
+
+    clients = [threading.Thread(target=ask) for _ in range(20)]
+    for client in clients:
+        client.start()
+    until(lambda: server.get("/").status == 200, "an answer")
+    stopping.set()
+    server.signal(SIGTERM)
+    for client in clients:
+        client.join(20)
+    assert not lost
+    assert last and set(last) == {200}
+    assert server.wait() == 0

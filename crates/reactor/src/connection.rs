@@ -29,6 +29,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 /// How long a client that was accepted while the worker leaves may take to begin its request.
 const BEGIN_WITHIN: Duration = Duration::from_secs(1);
+/// How long one that was answered before may take to begin its next one. It may be on its way, and would be reset; its
+/// response says that it is the last (RFC 9112 section 9.6).
+const BEGIN_AGAIN_WITHIN: Duration = Duration::from_millis(100);
 /// Seconds after which a client that was refused for want of room may try again.
 const RETRY_AFTER: (&[u8], &[u8]) = (b"Retry-After", b"1");
 /// Reads in one turn, so that one fast client does not hold the thread.
@@ -166,6 +169,13 @@ impl Connection {
                 Some(format!("{} is cut off after {age:.1} s: only {come} bytes of its body have come", named()?))
             }
             Phase::Receiving if self.is_idle() => None,
+            Phase::Receiving if !self.waited_before.is_zero() => {
+                let age = self.waited_before.as_secs_f64();
+                Some(format!(
+                    "A request of {} is cut off after {age:.1} s: no thread was free for it",
+                    self.peer_text()
+                ))
+            }
             Phase::Receiving => {
                 Some(format!("A request of {} is cut off after {age:.1} s: its head is not complete", self.peer_text()))
             }
@@ -286,13 +296,14 @@ impl Connection {
         if self.unread() > 0 { self.parse(hands, around) } else { Verdict::Keep }
     }
 
-    /// A connection that was accepted just before a stop: its client was let in and has not been heard yet. It is read
-    /// from at least once, and then has a moment to begin. (With successors it is they who hear it.)
+    /// The worker leaves, and what a client sends now would be lost. It is read from at least once, and has a moment to
+    /// begin; a longer one if it was let in just before and has not been heard yet. (With successors it is they who hear it.)
     fn may_still_begin(&mut self, around: &Surroundings<'_>) -> bool {
-        if !self.fresh || !around.alone {
+        if !around.alone {
             return false;
         }
-        let until = *self.begin_until.get_or_insert(around.now + BEGIN_WITHIN);
+        let moment = if self.fresh { BEGIN_WITHIN } else { BEGIN_AGAIN_WITHIN };
+        let until = *self.begin_until.get_or_insert(around.now + moment);
         around.now < until
     }
 
@@ -572,7 +583,7 @@ impl Connection {
                 return self.receive(hands, around);
             }
             self.settle_input(hands);
-            return if around.retiring { Verdict::Leave } else { Verdict::Keep };
+            return if around.retiring && !self.may_still_begin(around) { Verdict::Leave } else { Verdict::Keep };
         }
         // A client that asked for the close sends nothing more, so there is nothing that a RST could hurt.
         if self.client_closes && self.unread() == 0 {

@@ -37,7 +37,8 @@ impl Reactor {
                 Ok(Received::Empty) => return,
                 Ok(Received::Ended) => {
                     self.forget_channel();
-                    if !self.retiring.load(Ordering::Relaxed) {
+                    // One that was told to stop has no arbiter to miss.
+                    if !self.retiring.load(Ordering::Relaxed) && !self.is_finished() {
                         slog::warn!(self.log, "the arbiter is gone; the worker finishes what it has begun and leaves";
                             event::ARBITER_GONE);
                         self.retire(control.graceful_timeout, false);
@@ -108,6 +109,9 @@ impl Reactor {
         }
         self.close_listeners();
         self.retiring.store(true, Ordering::SeqCst);
+        if self.lanes.any_free() {
+            self.listen_again();
+        }
         self.tell(&FromWorker::Draining { running: u32::try_from(self.connections()).unwrap_or(u32::MAX) });
         self.review_all();
         self.finish_if_retired();
@@ -115,8 +119,12 @@ impl Reactor {
 
     /// Ends the worker once the last connection has gone and the application has come back: what it does after its
     /// response (`close()` of the body) has the same time as the response itself.
-    pub(crate) fn finish_if_retired(&self) {
+    pub(crate) fn finish_if_retired(self: &Arc<Self>) {
         if self.retiring.load(Ordering::SeqCst) {
+            if self.connections() == 0 && self.lanes.inside() == 0 && self.take_last() {
+                self.kick_pollers();
+                return;
+            }
             let _none_arrives = lock(&self.arrival);
             if self.connections() == 0 && self.lanes.inside() == 0 {
                 // A driver that has something to do before the end sees it in its next turn.

@@ -424,11 +424,8 @@ impl Reactor {
             }
         }
         hands.events = events;
-        if take_over && self.accepts() {
-            self.take_over();
-            if self.accepts() {
-                self.rotate_handoff();
-            }
+        if take_over {
+            self.take_turn_at_handoff();
             // What came along with the connection is announced by no event.
             self.ring_for_work(coroutines);
         }

@@ -280,6 +280,15 @@ impl Reactor {
         false
     }
 
+    /// Something waits in the handoff: takes a datagram, and goes to the end of the queue of those who do. A worker that has
+    /// been told to leave in the same moment takes what it still may.
+    pub(crate) fn take_turn_at_handoff(self: &Arc<Self>) {
+        if self.takes() {
+            self.take_over();
+        }
+        if self.takes() { self.rotate_handoff() } else { self.watch_handoff(false) }
+    }
+
     /// Leaves what waits in the handoff to workers that have fds.
     fn leave_handoff_alone(&self) {
         if let Some(handoff) = lock(&self.handoff).as_mut() {
@@ -302,7 +311,7 @@ impl Reactor {
             if let Some(handoff) = lock(&self.handoff).as_mut() {
                 handoff.rests_until = None;
             }
-            if self.lanes.any_free() && self.accepts() {
+            if self.lanes.any_free() && self.takes() {
                 self.watch_handoff(true);
             }
         }

@@ -98,14 +98,13 @@ impl Reactor {
         }
     }
 
-    /// Watches the listeners, if the worker accepts and they are not watched already.
+    /// Watches the listeners and the handoff, as far as the worker takes part in them.
     pub(crate) fn listen_again(&self) {
         let mut listeners = lock(&self.listeners);
-        if !listeners.open {
-            return;
-        }
+        let open = listeners.open;
         for (n, listener) in (0_u32..).zip(&mut listeners.all) {
-            if !listener.watched
+            if open
+                && !listener.watched
                 && let Some(fd) = &listener.fd
             {
                 let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
@@ -118,7 +117,9 @@ impl Reactor {
             }
         }
         drop(listeners);
-        self.watch_handoff(true);
+        if self.takes() {
+            self.watch_handoff(true);
+        }
     }
 
     /// Takes part in the handoff, or leaves it to the other workers.

@@ -5,7 +5,7 @@
 //! whoever turns the reactor hears of it.
 
 use crate::connection::Connection;
-use crate::handoff::OFFER_AGAIN;
+use crate::handoff::{Head, OFFER_AGAIN};
 use crate::reactor::{Reactor, lock};
 use rgunicorn_protocol::scoreboard::Counter;
 use std::sync::Arc;
@@ -66,12 +66,28 @@ impl Reactor {
 
     /// Whether the worker retires and nobody takes its connections over, so that responses must announce their end.
     pub(crate) fn retires_alone(&self) -> bool {
-        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && !self.settings.parks
+        self.all_leave() && !self.settings.parks
     }
 
-    /// Whether what is given away now waits for the next arbiter, if one comes: only who can wait may go then.
-    fn parks(&self) -> bool {
-        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed) && self.settings.parks
+    /// Whether all workers of the instance leave, this one too.
+    fn all_leave(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed) && !self.successors.load(Ordering::Relaxed)
+    }
+
+    /// Whether this worker takes what others have offered. When all leave it still does: requests that were offered before
+    /// are answered, by whoever has a lane first. Idle connections wait there for the next arbiter, where one may come.
+    pub(crate) fn takes(&self) -> bool {
+        if self.finished.load(Ordering::SeqCst) {
+            return false;
+        }
+        self.accepts()
+            || self.all_leave() && (!self.settings.parks || matches!(self.head_of_handoff(), Head::Waited(_)))
+    }
+
+    /// Before this worker ends: takes what it, or another one, had offered before all of them were told to leave. Whether
+    /// there was something. A worker that leaves offers no requests, so none comes after this look.
+    pub(crate) fn take_last(self: &Arc<Self>) -> bool {
+        self.all_leave() && self.takes() && self.take_over()
     }
 
     /// Drops a connection that lives on elsewhere.
@@ -84,7 +100,7 @@ impl Reactor {
     /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
     pub(crate) fn offer_requests(self: &Arc<Self>) {
         let stuck = self.coroutines.is_some() && self.standby_in_charge.load(Ordering::SeqCst);
-        if self.lanes.any_free() && !stuck || !self.shares() || self.parks() {
+        if self.lanes.any_free() && !stuck || !self.shares() || self.all_leave() {
             return;
         }
         let mut gone = false;

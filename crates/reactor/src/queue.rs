@@ -46,7 +46,7 @@ impl Reactor {
         if limit.is_zero() {
             return None;
         }
-        let handed_over = if self.shares() && self.accepts() { self.fetch_late_requests(hands) } else { None };
+        let handed_over = if self.shares() && self.takes() { self.fetch_late_requests(hands) } else { None };
         let (late, here) = lock(&self.table).take_late_requests(limit);
         for connection in late {
             if self.has_left(&connection, connection.waited()) {

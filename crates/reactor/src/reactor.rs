@@ -355,11 +355,8 @@ impl Reactor {
             self.obey();
         }
         // What the arbiter said may have been the last word: a worker that leaves takes nothing new.
-        if take_over && self.accepts() {
-            self.take_over();
-            if self.accepts() {
-                self.rotate_handoff();
-            }
+        if take_over {
+            self.take_turn_at_handoff();
         }
         if accept != 0 && self.accepts() {
             self.accept(accept);
@@ -381,6 +378,8 @@ impl Reactor {
         }
         let over = matches!(*lock(&self.service), Service::Retiring { deadline } if deadline <= now);
         if over {
+            // What nobody has taken belongs to those who are named.
+            while self.take_last() {}
             // Those in lanes are named by the standby, once it is sure that they do not come back.
             for lost in lock(&self.table).unfinished(now) {
                 slog::warn!(self.log, "{} when graceful_timeout was over", lost; event::REQUEST_CUT);
@@ -694,7 +693,7 @@ impl Reactor {
     }
 
     /// Lane `lane` is back from the application, which it entered at `since`.
-    pub fn leave_application(&self, lane: usize, since: Instant) -> Role {
+    pub fn leave_application(self: &Arc<Self>, lane: usize, since: Instant) -> Role {
         if let Some(record) = self.sheet.lane(lane) {
             record.end();
         }
