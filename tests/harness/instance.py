@@ -1,5 +1,7 @@
 """An instance of rgunicorn in a box: rgunicorn@NAME, its files, its units, its records."""
 
+import json
+
 from .gate import Gate
 from .waiting import until
 
@@ -73,6 +75,11 @@ class Instance:
         """Waits for a record that contains `text`."""
         return until(lambda: [r for r in self.records(*matches) if text in str(r.get("MESSAGE"))],
                      f"a record with {text!r} of {self.name}", within)[0]
+
+    @property
+    def totals(self):
+        """What the scoreboard has counted."""
+        return json.loads(self.box.run("rgunicornctl", "-i", self.name, "--json", "status").stdout)["totals"]
 
     def gate(self, name="gate"):
         """A gate in the one directory that the service may write to."""

@@ -73,6 +73,31 @@ def test_when_the_service_stops_for_good_idle_connections_end_and_nothing_is_kep
 
 
 @on_both
+def test_when_the_service_stops_for_good_requests_that_wait_for_another_workers_lane_are_answered(instance):
+    one = instance("waiting", workers=2).open()
+    kept_alive = [one.connect(30) for _ in range(8)]
+    for client in kept_alive:
+        assert client.get("/").status == 200
+    gates = [one.gate("one"), one.gate("two")]
+    running = [one.connect(30) for _ in gates]
+    for client, gate in zip(running, gates):
+        client.request(target=gate.target)
+    for gate in gates:
+        gate.entered()
+    before = one.totals["handed_over"]
+    for client in kept_alive:
+        client.request(target="/")
+    until(lambda: one.totals["handed_over"] == before + len(kept_alive), "all requests to be in the handoff")
+    one.box.systemctl("stop", "--no-block", one.service)
+    until(lambda: one.show("ActiveState") == "deactivating", "the service to stop")
+    for gate in gates:
+        gate.open()
+    for client in running + kept_alive:
+        assert client.response().status == 200
+        client.close()
+
+
+@on_both
 def test_an_own_listener_never_refuses_through_restart_and_sigkill_of_the_arbiter(instance):
     one = instance("bound", **own("bound")).open()
     one.may_fail = True  # SIGKILL
