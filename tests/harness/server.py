@@ -271,6 +271,8 @@ def _role(pid):
         name = Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
         return "gone"
+    if not title:  # one that was killed has lost its memory, and is about to be a zombie
+        return "gone"
     return "mold" if "mold" in title or "mold" in name else "worker"
 
 
