@@ -2,8 +2,9 @@
 //!
 //! Owns the sockets and their identity: a reload that wants an address which is open keeps the very same socket, with
 //! its backlog, and never closes and reopens it. Knows nothing of workers; they are lent duplicates. Invariant: a socket
-//! is closed (and its file removed, if we made it) when the last generation that uses it is gone; activated ones live
-//! as long as the process.
+//! is closed (and its file removed, if we made it) when the last generation that uses it is gone. Activated ones live
+//! as long as the process, and inherited ones, which nobody can open again, until a generation is promoted without them:
+//! a reload that fails after it has named one takes nothing away.
 
 mod bind;
 mod carried;
@@ -145,6 +146,8 @@ pub(crate) struct Listeners {
     activated: Vec<Rc<Listener>>,
     /// Those that an earlier arbiter had bound, until the first reading of the settings has taken what it wants.
     stored: Vec<StoredListener>,
+    /// Those that an entry of `bind` has named.
+    inherited: Vec<Rc<Listener>>,
     open: Vec<Weak<Listener>>,
     /// Remarks are made once.
     remarked: Vec<String>,
@@ -164,6 +167,11 @@ impl Listeners {
     pub(crate) fn close_unwanted(&mut self) -> Vec<(String, String)> {
         let unwanted = std::mem::take(&mut self.stored).into_iter();
         unwanted.map(|stored| (stored.name, format!("bind = \"{}\" is no longer wanted", stored.bind))).collect()
+    }
+
+    /// A generation is promoted that uses these: the inherited ones that it does without end with their last user.
+    pub(crate) fn settle(&mut self, used: &[Rc<Listener>]) {
+        self.inherited.retain(|listener| used.iter().any(|other| Rc::ptr_eq(listener, other)));
     }
 
     /// Opens what the settings want and is not open yet. The order is that of systemd, then that of `bind`.
@@ -213,7 +221,10 @@ impl Listeners {
                 .into());
             }
             Bind::Fd(number) => {
-                inherit(*number).map_err(|wrong| format!("bind = \"{wanted}\": fd {number} {wrong}"))?
+                let listener =
+                    Rc::new(inherit(*number).map_err(|wrong| format!("bind = \"{wanted}\": fd {number} {wrong}"))?);
+                self.inherited.push(Rc::clone(&listener));
+                listener
             }
             Bind::Tcp { .. } | Bind::Unix(_) | Bind::UnixAbstract(_) => {
                 let (fd, address, file) = match self.restore(wanted, settings) {
@@ -221,7 +232,7 @@ impl Listeners {
                     None => bind::bind(wanted, settings)
                         .map_err(|wrong| wrong.said(|why| format!("cannot listen on {wanted}: {why}")))?,
                 };
-                Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), file } }
+                Rc::new(Listener { fd, address, origin: Origin::Bound { wanted: wanted.clone(), file } })
             }
         };
         if !self.activated.is_empty() {
@@ -231,7 +242,6 @@ impl Listeners {
                 self.activated.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             ));
         }
-        let listener = Rc::new(listener);
         opened.listeners.push(Rc::clone(&listener));
         opened.new.push(listener);
         Ok(())
@@ -258,8 +268,8 @@ impl Listeners {
     /// A socket that was opened for the same entry of `bind`, now or by an earlier reading of the settings.
     fn find_open(&self, wanted: &Bind, opened: &Opened) -> Option<Rc<Listener>> {
         let earlier = self.open.iter().filter_map(Weak::upgrade);
-        let activated = self.activated.iter().cloned();
-        opened.new.iter().cloned().chain(earlier).chain(activated).find(|listener| match (&listener.origin, wanted) {
+        let passed = self.activated.iter().chain(&self.inherited).cloned();
+        opened.new.iter().cloned().chain(earlier).chain(passed).find(|listener| match (&listener.origin, wanted) {
             (Origin::Bound { wanted: before, .. }, wanted) => before == wanted,
             (Origin::Inherited { number } | Origin::Activated { number, .. }, Bind::Fd(wanted)) => number == wanted,
             (Origin::Activated { name, .. }, Bind::FdName(wanted)) => name == wanted,
@@ -346,6 +356,30 @@ mod tests {
         assert!(path.exists());
         drop(first);
         assert!(!path.exists(), "the file goes with the last user of its socket");
+    }
+
+    #[test]
+    fn an_inherited_socket_outlives_readings_that_fail_and_ends_when_a_generation_is_promoted_without_it() {
+        use std::os::fd::{AsRawFd, IntoRawFd};
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let in_use = Bind::Tcp { host: "127.0.0.1".into(), port: taken.local_addr().unwrap().port() };
+        let passed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = passed.local_addr().unwrap();
+        // As if it had come over execve(2).
+        nix::fcntl::fcntl(&passed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        let number = passed.into_raw_fd();
+
+        let mut listeners = Listeners::default();
+        listeners.open(&settings(&[Bind::Fd(number), in_use])).unwrap_err();
+        for _ in 0..2 {
+            let thrown_away = listeners.open(&settings(&[Bind::Fd(number)])).unwrap();
+            assert_eq!(thrown_away.listeners[0].as_fd().as_raw_fd(), number);
+        }
+        let mut after_an_upgrade = Listeners::of(&listeners.all());
+        drop(listeners);
+        std::net::TcpStream::connect(address).unwrap();
+        after_an_upgrade.settle(&[]);
+        assert_eq!(std::net::TcpStream::connect(address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

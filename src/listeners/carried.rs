@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// A listener without its fd.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,16 +58,24 @@ fn file_of((path, device, inode): (PathBuf, u64, u64)) -> SocketFile {
 }
 
 impl Listeners {
-    /// Every open listener, those of systemd first.
+    /// Every open listener once, those of systemd first.
     pub(crate) fn all(&self) -> Vec<Rc<Listener>> {
-        let own = self.open.iter().filter_map(std::rc::Weak::upgrade);
-        self.activated.iter().cloned().chain(own).collect()
+        let passed = self.activated.iter().chain(&self.inherited);
+        let open: Vec<_> = self.open.iter().filter_map(Weak::upgrade).collect();
+        let bound = open.iter().filter(|listener| listener.is_bound());
+        passed.chain(bound).cloned().collect()
     }
 
-    /// As if they had been adopted and opened here. The caller keeps those alive that systemd did not pass.
+    /// As if they had been adopted and opened here. The caller keeps those alive that were bound.
     pub(crate) fn of(all: &[Rc<Listener>]) -> Listeners {
-        let (activated, own): (Vec<_>, Vec<_>) =
-            all.iter().cloned().partition(|listener| matches!(listener.origin, Origin::Activated { .. }));
-        Listeners { activated, open: own.iter().map(Rc::downgrade).collect(), ..Listeners::default() }
+        let mut listeners = Listeners::default();
+        for listener in all {
+            match listener.origin {
+                Origin::Activated { .. } => listeners.activated.push(Rc::clone(listener)),
+                Origin::Inherited { .. } => listeners.inherited.push(Rc::clone(listener)),
+                Origin::Bound { .. } => listeners.open.push(Rc::downgrade(listener)),
+            }
+        }
+        listeners
     }
 }

@@ -42,9 +42,13 @@ class Instance:
                             env={"PYTHONDONTWRITEBYTECODE": "1"}, **more)
         self.folder = self.server.app_directory
 
+    @property
+    def bind(self):
+        return f"127.0.0.1:{self.port}"
+
     def configure(self, lines="", **settings):
         """Writes the file: `settings` above what each test has, then `lines` as they are."""
-        usual = {"bind": f"127.0.0.1:{self.port}", "python": sys.executable, "workers": 2}
+        usual = {"bind": self.bind, "python": sys.executable, "workers": 2}
         named = {name: value for name, value in (usual | settings).items() if not lines.startswith(name)}
         text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in named.items() if value is not None)
         self.file.write_text(text + lines)

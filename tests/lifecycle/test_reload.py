@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import Connection, Gate, until
 from harness.broken import CODE, SETTINGS, Broken
-from harness.deployed import APP, PATHS, Visitor, free_port, instance  # noqa: F401
+from harness.deployed import APP, PATHS, Instance, Visitor, free_port, instance  # noqa: F401
 from harness.http import ConnectionEnded
 from harness.processes import alive, open_files, proportional_memory
 from harness.requirement import command
@@ -217,6 +217,27 @@ def test_a_failed_reload_opens_and_closes_no_listener(instance):
     until(lambda: one.listeners == first, "the new listener to be closed")
     with pytest.raises(ConnectionRefusedError):
         one.server.connect(("127.0.0.1", ports[1]))
+
+
+def test_an_inherited_listener_that_a_failed_reload_was_to_add_or_to_remove_is_still_there_for_the_next(serve, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        fd, address = f"fd://{passed.fileno()}", passed.getsockname()
+        one = Instance(serve, tmp_path, {}, None, fds=[passed.fileno()])
+    for bind in ([one.bind, fd], [one.bind]):
+        one.server.expect("the reload has failed")
+        one.configure(bind=bind)
+        one.deploy(app="raise RuntimeError('broken')\n")
+        assert one.ctl("reload").returncode == 1
+        one.deploy(app=PATHS)
+        one.configure(bind=[one.bind, fd])
+        one.reload()
+        assert one.get("/", address) == one.get("/") == "hello"
+    first = one.server.children
+    one.configure(bind=[one.bind])
+    assert f"No longer listening on http://127.0.0.1:{address[1]}" in one.reload()
+    one.gone(first)
+    with pytest.raises(ConnectionRefusedError):
+        one.server.connect(address)
 
 
 def test_a_changed_bind_comes_in_addition_to_activated_sockets_and_that_is_explained(instance, tmp_path):

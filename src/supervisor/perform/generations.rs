@@ -49,8 +49,8 @@ impl Performer<'_> {
             if let Some(reason) = cannot_rest(&settings, &listeners) {
                 warn!(self.logger, "idle_timeout has no effect: {}", reason; event::SETTINGS_WARNING);
             }
-            let news = if generation == 1 { &listeners } else { &opened.new };
-            for listener in news {
+            let others = || self.generations.values().flat_map(|other| &other.listeners);
+            for listener in listeners.iter().filter(|listener| !others().any(|other| Rc::ptr_eq(listener, other))) {
                 info!(self.logger, "Listening on {}", listener; event::LISTENING);
                 self.history.hear(Level::Info, format!("Listening on {listener}"));
             }
@@ -101,6 +101,7 @@ impl Performer<'_> {
         let Some(prepared) = self.generations.get(&generation) else { return };
         let settings = Rc::clone(&prepared.settings);
         let kept = prepared.listeners.clone();
+        self.listeners.settle(&kept);
         let mut ends = Vec::new();
         for (number, older) in self.generations.range_mut(..generation) {
             let mut ending = Vec::new();
