@@ -289,8 +289,8 @@ fn an_interpreter_that_ends_before_it_has_spoken_may_be_no_python() {
 #[test]
 fn the_number_of_workers_survives_a_reload_unless_the_setting_changed() {
     let mut world = World::serving(plan(2));
-    world.order(Order::More);
-    world.order(Order::More);
+    world.order(Order::ScaleBy(1));
+    world.order(Order::ScaleBy(1));
     world.run();
     assert_eq!(world.serve().len(), 4);
     world.order(Order::Reload);
@@ -310,11 +310,29 @@ fn the_number_of_workers_survives_a_reload_unless_the_setting_changed() {
     world.run();
     assert_eq!(world.serve().len(), 3);
     for _ in 0..5 {
-        world.order(Order::Fewer);
+        world.order(Order::ScaleBy(-1));
     }
     world.run();
     assert_eq!(world.serve().len(), 1);
     assert_eq!(count(&world, |record| *record == Record::NotScaled), 3);
+}
+
+#[test]
+fn an_order_for_more_during_a_reload_with_fewer_workers_takes_none_from_the_generation_that_serves() {
+    let mut world = World::serving(plan(4));
+    world.plan = Ok(plan(2));
+    world.order(Order::Reload);
+    world.order(Order::ScaleBy(1));
+    let mold = world.processes.iter().find(|(_, fake)| fake.generation == 2 && fake.mold.is_none());
+    let mold = *mold.unwrap().0;
+    assert_eq!(world.serve().len(), 4);
+    world.fault(mold);
+    world.run();
+    assert_eq!(world.serve().len(), 5, "what was ordered holds although the reload has failed");
+    world.order(Order::Reload);
+    world.order(Order::ScaleBy(1));
+    world.run();
+    assert_eq!(world.serve().len(), 3);
 }
 
 #[test]
@@ -553,8 +571,8 @@ fn deed() -> impl Strategy<Value = Deed> {
     let order = prop_oneof![
         Just(Order::Reload),
         Just(Order::ReopenLogs),
-        Just(Order::More),
-        Just(Order::Fewer),
+        Just(Order::ScaleBy(1)),
+        Just(Order::ScaleBy(-1)),
         Just(Order::Upgrade),
     ];
     prop_oneof![

@@ -65,12 +65,10 @@ pub(crate) enum Order {
     ReopenLogs,
     /// USR2: replace the arbiter's own binary.
     Upgrade,
-    /// TTIN: one worker more.
-    More,
-    /// TTOU: one worker fewer.
-    Fewer,
     /// So many workers.
     Scale(u32),
+    /// So many more, or fewer; TTIN: 1, TTOU: -1.
+    ScaleBy(i32),
     /// Another worker in this slot, ready before the one there leaves.
     Replace(u32),
 }

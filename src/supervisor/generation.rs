@@ -122,6 +122,11 @@ impl Generation {
         self.role == Role::Incoming && self.plan.rolling && self.number > 1
     }
 
+    /// How many workers it is to have.
+    pub(super) fn size(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
     /// Its workers, those that leave with them: each takes memory.
     pub(crate) fn workers(&self) -> usize {
         self.processes.values().filter(|process| process.seat != Seat::Mold).count()

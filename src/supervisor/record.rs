@@ -129,7 +129,7 @@ pub(crate) enum Record {
     /// It cannot be undone now: some places stay with the new generation until the one in service can boot workers there.
     NotRolledBack { serving: u32, left: usize, because: &'static str },
     /// The number of workers was changed by order.
-    Scaled { from: usize, to: u32 },
+    Scaled { from: u32, to: u32 },
     /// The number of workers is not changed: it is the least possible.
     NotScaled,
     /// An order that means nothing now.

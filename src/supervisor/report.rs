@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most workers that may be ordered by hand: enough for any machine, small enough to catch a slipped finger.
-const MOST_WORKERS: u32 = 4096;
+const MOST_WORKERS: usize = 4096;
 
 /// systemd starts its helper at once after the signal. One that comes later than this means another reload.
 const JOIN_TIME: Duration = Duration::from_secs(10);
@@ -316,10 +316,10 @@ impl Performer<'_> {
             {
                 failed("the instance stops")
             }
-            wire::Order::Scale { workers } => self.scale(i64::from(*workers), state),
+            wire::Order::Scale { workers } => self.scale(Order::Scale(*workers), i64::from(*workers), state),
             wire::Order::ScaleBy { difference } => {
-                let have = newest(state).map_or(0, |generation| generation.slots.len());
-                self.scale(i64::try_from(have).unwrap_or(i64::MAX).saturating_add(i64::from(*difference)), state)
+                let have = newest(state).map_or(0, |generation| i64::from(generation.size()));
+                self.scale(Order::ScaleBy(*difference), have.saturating_add(i64::from(*difference)), state)
             }
             wire::Order::Retire { slot } => {
                 let serves = state.generations.iter().any(|generation| generation.serves_at(*slot));
@@ -415,15 +415,14 @@ impl Performer<'_> {
         seen
     }
 
-    fn scale(&mut self, wanted: i64, state: &State) -> Option<Answer> {
+    fn scale(&mut self, order: Order, wanted: i64, state: &State) -> Option<Answer> {
         let have = newest(state).map_or(0, |generation| generation.slots.len());
-        let answer = match u32::try_from(wanted).ok().filter(|wanted| (1..=MOST_WORKERS).contains(wanted)) {
+        let answer = match usize::try_from(wanted).ok().filter(|wanted| (1..=MOST_WORKERS).contains(wanted)) {
             None => Answer::Failed { text: format!("{wanted} workers cannot be had: from 1 to {MOST_WORKERS}") },
             Some(_) if have == 0 => Answer::Failed { text: "no generation is there yet".into() },
             Some(wanted) => {
-                self.events.push_back(Event::Order(Order::Scale(wanted)));
-                let wanted = counted(wanted as usize, "worker");
-                Answer::Done { text: format!("from now on {wanted}, {have} before") }
+                self.events.push_back(Event::Order(order));
+                Answer::Done { text: format!("from now on {}, {have} before", counted(wanted, "worker")) }
             }
         };
         Some(answer)

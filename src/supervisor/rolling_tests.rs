@@ -183,7 +183,9 @@ fn a_stop_in_the_middle_or_on_the_way_back_is_obeyed_at_once() {
 
 #[test]
 fn the_number_of_workers_may_change_in_the_middle_and_on_the_way_back() {
-    for (order, workers) in [(Order::More, 5), (Order::Fewer, 3), (Order::Scale(1), 1), (Order::Scale(7), 7)] {
+    for (order, workers) in
+        [(Order::ScaleBy(1), 5), (Order::ScaleBy(-1), 3), (Order::Scale(1), 1), (Order::Scale(7), 7)]
+    {
         for (fails, generation) in [(false, 2), (true, 1)] {
             let mut world = serving(4);
             world.order(Order::Reload);
@@ -259,9 +261,13 @@ fn a_new_worker_that_leaves_for_another_reason_may_finish_when_the_reload_fails(
 
 #[test]
 fn while_the_setting_changes_another_order_counts_no_place_twice() {
-    for (setting, order, workers) in
-        [(6, Order::More, 7), (6, Order::Fewer, 5), (2, Order::More, 3), (2, Order::Fewer, 1), (6, Order::Scale(4), 4)]
-    {
+    for (setting, order, workers) in [
+        (6, Order::ScaleBy(1), 7),
+        (6, Order::ScaleBy(-1), 5),
+        (2, Order::ScaleBy(1), 3),
+        (2, Order::ScaleBy(-1), 1),
+        (6, Order::Scale(4), 4),
+    ] {
         for served in 1..=workers.min(2) {
             for (fails, generation) in [(false, 2), (true, 1)] {
                 let mut world = serving(4);

@@ -63,8 +63,8 @@ const TAKEN: [(Signal, Sent); 9] = [
     (Signal::SIGHUP, Sent::Order(Order::Reload)),
     (Signal::SIGUSR1, Sent::Order(Order::ReopenLogs)),
     (Signal::SIGUSR2, Sent::Order(Order::Upgrade)),
-    (Signal::SIGTTIN, Sent::Order(Order::More)),
-    (Signal::SIGTTOU, Sent::Order(Order::Fewer)),
+    (Signal::SIGTTIN, Sent::Order(Order::ScaleBy(1))),
+    (Signal::SIGTTOU, Sent::Order(Order::ScaleBy(-1))),
 ];
 
 /// What means nothing here and would by default end the process that everything hangs on: timers that another program

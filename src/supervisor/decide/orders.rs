@@ -49,11 +49,12 @@ impl State {
                 let because = "the instance stops";
                 actions.push(Action::Record(Record::OrderIgnored { order: "The upgrade", because }));
             }
-            (Order::More, Life::Starting | Life::Serving) => self.scale_by(1, now, actions),
-            (Order::Fewer, Life::Starting | Life::Serving) => self.scale_by(-1, now, actions),
-            (Order::Scale(workers), Life::Starting | Life::Serving) => self.scale_to(workers, now, actions),
+            (Order::Scale(workers), Life::Starting | Life::Serving) => self.scale(|_| workers, now, actions),
+            (Order::ScaleBy(difference), Life::Starting | Life::Serving) => {
+                self.scale(|have| have.saturating_add_signed(difference), now, actions);
+            }
             (Order::Replace(slot), Life::Starting | Life::Serving) => self.order_replacement(slot, actions),
-            (Order::More | Order::Fewer | Order::Scale(_) | Order::Replace(_), Life::Stopping { .. }) => {}
+            (Order::Scale(_) | Order::ScaleBy(_) | Order::Replace(_), Life::Stopping { .. }) => {}
         }
     }
 
@@ -117,15 +118,11 @@ impl State {
         }
     }
 
-    fn scale_by(&mut self, difference: i32, now: Instant, actions: &mut Vec<Action>) {
+    /// `change` makes of a generation's number of workers the one that is wanted.
+    fn scale(&mut self, change: impl Fn(u32) -> u32, now: Instant, actions: &mut Vec<Action>) {
         let Some(newest) = self.incoming().or(self.serving()) else { return };
-        let have = u32::try_from(newest.slots.len()).unwrap_or(u32::MAX);
-        self.scale_to(have.saturating_add_signed(difference), now, actions);
-    }
-
-    fn scale_to(&mut self, wanted: u32, now: Instant, actions: &mut Vec<Action>) {
-        let Some(newest) = self.incoming().or(self.serving()) else { return };
-        let have = newest.slots.len();
+        let have = newest.size();
+        let wanted = change(have);
         if wanted == 0 {
             actions.push(Action::Record(Record::NotScaled));
             return;
@@ -140,10 +137,14 @@ impl State {
         }
         // It may have filled all that are left.
         self.settle_commit(actions);
+        // The places of a rolling reload are both generations'. Otherwise each has its own number: one that serves while a
+        // reload boots fewer workers does not have as few before that has succeeded.
+        let shared = self.generations.iter().any(|generation| generation.rolls() || generation.role == Role::Receding);
         for generation in self.generations.iter_mut().filter(|generation| !generation.rolls()) {
             match generation.role {
                 Role::Incoming | Role::Serving => {
-                    generation.resize(wanted, |slot| filled.contains(&slot), now, actions)
+                    let wanted = if shared { wanted } else { change(generation.size()).max(1) };
+                    generation.resize(wanted, |slot| filled.contains(&slot), now, actions);
                 }
                 Role::Receding => generation.resize(wanted, |_| true, now, actions),
                 Role::Leaving => {}

@@ -25,9 +25,7 @@ impl State {
                 let workers = match (self.purpose, self.serving()) {
                     (Purpose::Check, _) => 1,
                     // What was ordered by hand is kept.
-                    (Purpose::Serve, Some(serving)) if serving.plan.workers == plan.workers => {
-                        u32::try_from(serving.slots.len()).unwrap_or(u32::MAX)
-                    }
+                    (Purpose::Serve, Some(serving)) if serving.plan.workers == plan.workers => serving.size(),
                     (Purpose::Serve, _) => plan.workers,
                 };
                 self.generations.push(Generation::new(number, plan, workers, now));
