@@ -143,24 +143,32 @@ fn wrapped(text: &str) -> String {
     for line in text.split('\n') {
         if line.starts_with(' ') {
             out.push_str(line);
+            out.push('\n');
         } else {
-            let mut column = 0;
-            for word in line.split_whitespace() {
-                let width = word.chars().count();
-                if column > 0 && column + 1 + width > WIDTH {
-                    out.push('\n');
-                    column = 0;
-                }
-                if column > 0 {
-                    out.push(' ');
-                    column += 1;
-                }
-                out.push_str(word);
-                column += width;
-            }
+            out.push_str(&filled(line.split_whitespace(), WIDTH));
         }
-        out.push('\n');
     }
+    out
+}
+
+/// The words in lines of at most `width` letters, the last one ended, too.
+pub(super) fn filled<Word: AsRef<str>>(words: impl IntoIterator<Item = Word>, width: usize) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in words {
+        let letters = word.as_ref().chars().count();
+        if column > 0 && column + 1 + letters > width {
+            out.push('\n');
+            column = 0;
+        }
+        if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word.as_ref());
+        column += letters;
+    }
+    out.push('\n');
     out
 }
 

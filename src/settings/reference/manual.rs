@@ -4,9 +4,10 @@
 //! 80 bytes, and no word of ours is taken for a macro.
 
 use super::super::command_line::placeholder;
+use super::super::explain::filled;
 use super::super::setting::{Default, FlagForm, OnReload, Setting};
 use super::super::value::allowed;
-use super::built;
+use super::{Examples, built};
 use crate::exit::Exit;
 use std::fmt::Write as _;
 
@@ -120,51 +121,16 @@ fn lower(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
-/// Running text; lines that begin with spaces are an example.
 fn paragraphs(text: &str) -> String {
-    let mut out = String::new();
-    let mut literal = false;
-    for line in text.split('\n') {
-        let example = line.starts_with(' ');
-        if example != literal {
-            out.push_str(if example { ".Bd -literal -offset indent\n" } else { ".Ed\n.Pp\n" });
-            literal = example;
-        }
-        if example {
-            out.push_str(&escaped(line.trim_start()));
-            out.push('\n');
-        } else {
-            sentences(line, &mut out);
-        }
-    }
-    if literal {
-        out.push_str(".Ed\n");
-    }
-    out
+    let examples = Examples { begin: ".Bd -literal -offset indent\n", end: ".Ed\n", then: ".Pp\n", line: escaped };
+    super::paragraphs(text, sentences, examples)
 }
 
-fn sentences(text: &str, out: &mut String) {
-    let mut column = 0;
-    for word in text.split_whitespace() {
-        let word = escaped(word);
-        if column > 0 && column + 1 + word.len() > WIDTH {
-            out.push('\n');
-            column = 0;
-        }
-        if column > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(&word);
-        column += word.len();
-        if word.trim_end_matches([')', '"']).ends_with(['.', '!', '?']) {
-            out.push('\n');
-            column = 0;
-        }
-    }
-    if column > 0 {
-        out.push('\n');
-    }
+/// Each begins a line.
+fn sentences(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(escaped).collect();
+    let ends = |word: &String| word.trim_end_matches([')', '"']).ends_with(['.', '!', '?']);
+    words.split_inclusive(ends).map(|sentence| filled(sentence, WIDTH)).collect()
 }
 
 /// As roff(7) needs it: a backslash doubled, a minus that is none of a hyphen's, nothing at the start that makes a request.

@@ -2,12 +2,15 @@
 //!
 //! Text out of the table; knows nothing of the pages around it.
 
+use super::super::explain::filled;
 use super::super::setting::{Default, FlagForm, OnReload, Section, Setting, Status};
 use super::super::table::SETTINGS;
 use super::super::value::allowed;
-use super::built;
+use super::{Examples, built};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+const WIDTH: usize = 118;
 
 /// A line for each section, with links to its settings.
 pub(super) fn contents() -> String {
@@ -111,42 +114,7 @@ fn prose(text: &str) -> String {
     text.replace('\\', "\\\\").replace('*', "\\*").replace('<', "&lt;").replace('`', "\\`")
 }
 
-/// Paragraphs; lines that begin with spaces are an example.
 fn paragraphs(text: &str) -> String {
-    let mut out = String::new();
-    let mut literal = false;
-    for line in text.split('\n') {
-        let example = line.starts_with(' ');
-        if example != literal {
-            out.push_str(if example { "```toml\n" } else { "```\n" });
-            literal = example;
-        }
-        if example {
-            out.push_str(line.trim_start());
-            out.push('\n');
-        } else {
-            wrap(&prose(line), &mut out);
-        }
-    }
-    if literal {
-        out.push_str("```\n");
-    }
-    out
-}
-
-fn wrap(text: &str, out: &mut String) {
-    let mut column = 0;
-    for word in text.split_whitespace() {
-        if column > 0 && column + 1 + word.len() > 118 {
-            out.push('\n');
-            column = 0;
-        }
-        if column > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += word.len();
-    }
-    out.push('\n');
+    let prose = |line: &str| filled(prose(line).split_whitespace(), WIDTH);
+    super::paragraphs(text, prose, Examples { begin: "```toml\n", end: "```\n", then: "", line: str::to_owned })
 }

@@ -80,6 +80,40 @@ fn renewed(file: &str, text: &str) -> Result<String, String> {
     }
 }
 
+/// How a language shows an example.
+struct Examples<Line: Fn(&str) -> String> {
+    begin: &'static str,
+    end: &'static str,
+    /// Before the text that goes on.
+    then: &'static str,
+    line: Line,
+}
+
+/// Running text, formed by `prose`; lines that begin with spaces are examples.
+fn paragraphs(text: &str, prose: impl Fn(&str) -> String, examples: Examples<impl Fn(&str) -> String>) -> String {
+    let mut out = String::new();
+    let mut in_example = false;
+    for line in text.split('\n') {
+        let example = line.starts_with(' ');
+        match (in_example, example) {
+            (false, true) => out.push_str(examples.begin),
+            (true, false) => out.extend([examples.end, examples.then]),
+            (true, true) | (false, false) => {}
+        }
+        in_example = example;
+        if example {
+            out.push_str(&(examples.line)(line.trim_start()));
+            out.push('\n');
+        } else {
+            out.push_str(&prose(line));
+        }
+    }
+    if in_example {
+        out.push_str(examples.end);
+    }
+    out
+}
+
 #[test]
 fn pages_and_completions_say_what_the_table_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
