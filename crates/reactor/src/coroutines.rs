@@ -187,19 +187,10 @@ impl Reactor {
                 None => (lanes.unused.next()?, true),
             }
         };
-        if let Some(record) = self.sheet.lane(lane) {
-            if fresh {
-                record.join();
-            }
-            let (head, bytes) = (exchange.head(), exchange.bytes());
-            let since = self.sheet.microseconds(exchange.started());
-            let id = exchange.request_id().unwrap_or_default();
-            record.begin(since, head.method_span.of(bytes), head.target.of(bytes), id);
+        if fresh && let Some(record) = self.sheet.lane(lane) {
+            record.join();
         }
-        exchange.set_lane(lane);
-        if !self.settings.timeout.is_zero() {
-            self.in_lanes.set(lane, exchange.in_lane());
-        }
+        self.begin_in_lane(lane, exchange);
         self.lanes.enter_coroutine();
         exchange.listen();
         Some(lane)

@@ -675,6 +675,16 @@ impl Reactor {
 
     /// The leading lane enters the application with a request.
     pub fn enter_application(&self, lane: usize, exchange: &mut Exchange) -> Instant {
+        self.begin_in_lane(lane, exchange);
+        self.lanes.enter();
+        if self.standby_parked.load(Ordering::SeqCst) {
+            self.wake_standby();
+        }
+        exchange.started()
+    }
+
+    /// From now on scoreboard and timeouts find the request in its lane.
+    pub(crate) fn begin_in_lane(&self, lane: usize, exchange: &mut Exchange) {
         if let Some(record) = self.sheet.lane(lane) {
             let (head, bytes) = (exchange.head(), exchange.bytes());
             let since = self.sheet.microseconds(exchange.started());
@@ -685,11 +695,6 @@ impl Reactor {
         if !self.settings.timeout.is_zero() {
             self.in_lanes.set(lane, exchange.in_lane());
         }
-        self.lanes.enter();
-        if self.standby_parked.load(Ordering::SeqCst) {
-            self.wake_standby();
-        }
-        exchange.started()
     }
 
     /// Lane `lane` is back from the application, which it entered at `since`.
