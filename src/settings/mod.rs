@@ -21,6 +21,7 @@ mod setting;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+mod text_file;
 mod toml_file;
 mod value;
 mod words;

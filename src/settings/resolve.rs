@@ -469,7 +469,7 @@ impl Resolver<'_> {
                 Some(path) => (chdir.join(path), true),
                 None => (chdir.join(file), false),
             };
-            let text = match std::fs::read_to_string(&path) {
+            let text = match super::text_file::read(&path) {
                 Ok(text) => text,
                 Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => {

@@ -4,6 +4,7 @@ use super::access::unreadable;
 use super::fault::{Fault, Origin, did_you_mean};
 use super::layers::Given;
 use super::table::{SETTINGS, find};
+use super::text_file;
 use super::value::Raw;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -12,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 /// looked at.
 pub(crate) fn read(path: &Path) -> Result<Vec<Given>, Vec<Fault>> {
     let whole = || Origin::File { path: path.to_owned(), line: None };
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = text_file::read(path).map_err(|error| {
         let why = match error.kind() {
             std::io::ErrorKind::PermissionDenied => unreadable(path),
             _ => None,
