@@ -1,12 +1,16 @@
 //! The application in its interpreter: environment, sys.path, import. The Python side is `python/application.py`.
 
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyModule, PyString};
 use rgunicorn_protocol::{BootFault, BootFaultKind, WorkerSettings};
 use std::ffi::CString;
 
 /// The imported callable.
 pub(crate) type Application = Py<PyAny>;
+
+/// What of a fault's texts is told.
+const MESSAGE_BYTES: usize = 4000;
+const TRACEBACK_BYTES: usize = 60_000;
 
 const SOURCE: &str = include_str!("../python/application.py");
 
@@ -16,11 +20,25 @@ fn fault(kind: BootFaultKind, message: String) -> BootFault {
 
 /// Python's own words for an error of ours or of its own.
 fn unexpected(py: Python<'_>, error: &PyErr) -> BootFault {
-    BootFault {
-        kind: BootFaultKind::Environment,
-        message: format!("the worker could not be prepared: {error}"),
-        traceback: error.traceback(py).and_then(|traceback| traceback.format().ok()),
+    let message = format!("the worker could not be prepared: {error}");
+    let traceback = error.traceback(py).and_then(|traceback| traceback.format().ok());
+    bounded(BootFaultKind::Environment, message, traceback)
+}
+
+/// A fault that fits into a datagram. What matters stands at a message's beginning and at a traceback's ends.
+fn bounded(kind: BootFaultKind, mut message: String, mut traceback: Option<String>) -> BootFault {
+    let boundary = |text: &str, from: usize| (from..).find(|at| text.is_char_boundary(*at)).unwrap_or(from);
+    if message.len() > MESSAGE_BYTES {
+        message.truncate(boundary(&message, MESSAGE_BYTES));
+        message.push_str("[...]");
     }
+    if let Some(long) = traceback.as_mut().filter(|long| long.len() > TRACEBACK_BYTES) {
+        // An exception may have a text longer than that.
+        let head = boundary(long, TRACEBACK_BYTES / 4);
+        let tail = boundary(long, long.len() - TRACEBACK_BYTES / 4 * 3);
+        *long = format!("{}\n[...]\n{}", &long[..head], &long[tail..]);
+    }
+    BootFault { kind, message, traceback }
 }
 
 fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
@@ -114,21 +132,16 @@ fn load_fault(py: Python<'_>, module: &Bound<'_, PyModule>, error: &PyErr) -> Bo
     if !is_fault {
         return unexpected(py, error);
     }
-    let text = |name: &str| value.getattr(name).ok().and_then(|found| found.extract::<String>().ok());
+    // Names of files that are no UTF-8 stand in exceptions as lone surrogates, which no Rust string has.
+    let text = |name: &str| {
+        let found = value.getattr(name).ok()?;
+        Some(found.cast::<PyString>().ok()?.to_string_lossy().into_owned())
+    };
     let kind = match text("kind").as_deref() {
         Some("not_found") => BootFaultKind::NotFound,
         _ => BootFaultKind::Import,
     };
-    let mut traceback = text("traceback");
-    // A datagram has its limit; what matters stands at a traceback's end.
-    if let Some(long) = traceback.as_mut().filter(|long| long.len() > 60_000) {
-        let mut cut = long.len() - 60_000;
-        while !long.is_char_boundary(cut) {
-            cut += 1;
-        }
-        *long = format!("[...]\n{}", &long[cut..]);
-    }
-    BootFault { kind, message: text("message").unwrap_or_default(), traceback }
+    bounded(kind, text("message").unwrap_or_default(), text("traceback"))
 }
 
 /// Keeps the preloaded application's pages shared, and says what of it does not survive the forks.
