@@ -43,8 +43,9 @@ def run(*arguments, cwd=None, env=None, timeout=30):
 
 def control(*words, timeout=30, **more):
     """Runs rgunicornctl to its end: the finished process, with text."""
-    return subprocess.run([BINARY.with_name("rgunicornctl"), *map(str, words)], text=True, capture_output=True,
-                          timeout=timeout, stdin=subprocess.DEVNULL, **more)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run([BINARY.with_name("rgunicornctl"), *map(str, words)], text=True, timeout=timeout,
+                          **streams | more)
 
 
 class Notifications:

@@ -47,18 +47,17 @@ fn run(words: &Words) -> Result<(), Failure> {
     let mut client = Client::connect(words)?;
     let patient = matches!(order, Order::Reload { .. } | Order::Upgrade | Order::Stop { .. });
     client.send(&order, patient)?;
+    // What cannot be printed changes nothing in what was ordered, which goes on and whose outcome is the exit status.
+    let mut printed = Ok(());
     loop {
         match client.receive()? {
             Answer::Progress { level, text } => {
-                if words.json {
-                    say(&json(&Answer::Progress { level, text })?)?;
-                } else {
-                    say(&format!("{text}\n"))?;
-                }
+                let line = if words.json { json(&Answer::Progress { level, text })? } else { format!("{text}\n") };
+                printed = printed.and(say(&line));
             }
             Answer::Failed { text } => return Err(Failure { exit: FAILED, message: text }),
             answer => {
-                show(words, &answer)?;
+                printed = printed.and(show(words, &answer));
                 break;
             }
         }
@@ -66,10 +65,17 @@ fn run(words: &Words) -> Result<(), Failure> {
     if let Order::Stop { .. } = order {
         client.wait_for_end()?;
         if !words.json {
-            say("stopped\n")?;
+            printed = printed.and(say("stopped\n"));
         }
     }
-    Ok(())
+    match (printed, order) {
+        (Err(failure), Order::Status | Order::Workers | Order::Requests | Order::Settings) => Err(failure),
+        (Err(failure), _) => {
+            complain(&format!("it is done, but {}", failure.message));
+            Ok(())
+        }
+        (Ok(()), _) => Ok(()),
+    }
 }
 
 fn show(words: &Words, answer: &Answer) -> Result<(), Failure> {
