@@ -87,6 +87,19 @@ impl Listener {
         }
     }
 
+    /// Gives a socket that we made the backlog and its file the mode and owner that the settings want, which may be others
+    /// than those with which it was made.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn follow(&self, settings: &Settings) -> Result<(), String> {
+        let Origin::Bound { file, .. } = &self.origin else { return Ok(()) };
+        bind::renew_backlog(&self.fd, settings);
+        let Some(file) = file else { return Ok(()) };
+        bind::renew_file(file, settings)
+            .map_err(|error| format!("{} keeps the mode and owner that it has: {error}", file.path.display()))
+    }
+
     /// Nobody is let in any more; what waits in the backlog can still be accepted. To be called before it is closed,
     /// which resets whatever waits. Only of a socket that we made: others would lose theirs.
     pub(crate) fn let_nobody_in(&self) {
@@ -270,7 +283,10 @@ impl Listeners {
         let earlier = self.open.iter().filter_map(Weak::upgrade);
         let passed = self.activated.iter().chain(&self.inherited).cloned();
         opened.new.iter().cloned().chain(earlier).chain(passed).find(|listener| match (&listener.origin, wanted) {
-            (Origin::Bound { wanted: before, .. }, wanted) => before == wanted,
+            (Origin::Bound { wanted: before, file }, wanted) => {
+                // Whose file is gone, or is somebody else's by now, cannot be reached any more.
+                before == wanted && bind::may_be_restored(wanted, file.as_ref().map(|file| (file.device, file.inode)))
+            }
             (Origin::Inherited { number } | Origin::Activated { number, .. }, Bind::Fd(wanted)) => number == wanted,
             (Origin::Activated { name, .. }, Bind::FdName(wanted)) => name == wanted,
             (Origin::Inherited { .. } | Origin::Activated { .. }, _) => false,
@@ -380,6 +396,42 @@ mod tests {
         std::net::TcpStream::connect(address).unwrap();
         after_an_upgrade.settle(&[]);
         assert_eq!(std::net::TcpStream::connect(address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_socket_whose_file_is_gone_or_replaced_is_bound_anew_and_the_old_one_leaves_the_new_file_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let wanted = settings(&[Bind::Unix(path.clone())]);
+        let mut listeners = Listeners::default();
+        let first = listeners.open(&wanted).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = listeners.open(&wanted).unwrap();
+        assert!(!Rc::ptr_eq(&first.listeners[0], &second.listeners[0]));
+        drop(first);
+        UnixStream::connect(&path).unwrap();
+        let third = listeners.open(&wanted).unwrap();
+        assert!(Rc::ptr_eq(&second.listeners[0], &third.listeners[0]));
+
+        std::fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        let wrong = listeners.open(&wanted).unwrap_err().to_string();
+        assert!(wrong.contains("in use"), "{wrong}");
+        drop((second, third, other));
+        assert!(path.exists(), "it is not ours to remove");
+    }
+
+    #[test]
+    fn a_socket_that_stays_follows_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let before = settings(&[Bind::Unix(path.clone())]);
+        let opened = Listeners::default().open(&before).unwrap();
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o777);
+        opened.listeners[0].follow(&Settings { umask: 0o077, ..before }).unwrap();
+        assert_eq!(mode(), 0o700);
     }
 
     #[test]

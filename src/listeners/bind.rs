@@ -58,6 +58,25 @@ pub(super) fn renew_backlog(fd: &OwnedFd, settings: &Settings) {
     let _ = socket::listen(fd, backlog(settings));
 }
 
+/// Gives the file of a socket the mode and owner that it would have if it were made now. One that is not ours any more is
+/// left alone.
+pub(super) fn renew_file(file: &SocketFile, settings: &Settings) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(found) = std::fs::symlink_metadata(&file.path) else { return Ok(()) };
+    if (found.dev(), found.ino()) != (file.device, file.inode) {
+        return Ok(());
+    }
+    let mode = 0o777 & !settings.umask;
+    if found.mode() & 0o777 != mode {
+        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(mode))?;
+    }
+    let differs = |wanted: Option<u32>, found: u32| wanted.is_some_and(|wanted| wanted != found);
+    if differs(settings.uid, found.uid()) || differs(settings.gid, found.gid()) {
+        std::os::unix::fs::lchown(&file.path, settings.uid, settings.gid)?;
+    }
+    Ok(())
+}
+
 fn bind_tcp(host: &str, port: u16, settings: &Settings) -> Result<Bound, Trouble> {
     let wanted = resolve(host, port)?;
     let family = if wanted.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };

@@ -34,6 +34,12 @@ pub(super) fn of_peer(probe: &OwnedFd) -> String {
 }
 
 fn by(pid: i32) -> String {
+    if pid.cast_unsigned() == std::process::id() {
+        return format!(
+            " by this instance itself (pid {pid}), whose sockets a reload keeps: an address that overlaps one of them needs a \
+             restart"
+        );
+    }
     match fs::read_to_string(format!("/proc/{pid}/comm")) {
         Ok(name) => format!(" by pid {pid} ({})", name.trim_end()),
         Err(_) => format!(" by pid {pid}"),

@@ -56,6 +56,42 @@ def test_a_reload_is_rolled_back_and_explained_because_of(instance, name):
     one.gone(before)
 
 
+def test_a_reason_that_is_long_or_no_utf8_is_told_nevertheless(instance):
+    one = instance()
+    one.server.expect("the reload has failed")
+    for code, reason in [(r"raise Exception('undecodable: \udcff')", "Exception: undecodable: "),
+                         ("raise Exception('long ' * 100000)", "Exception: long long"),
+                         ("import sys; sys.exit('long ' * 100000)", "sys.exit\\('long long")]:
+        one.deploy(app=code)
+        failed = one.ctl("reload")
+        assert failed.returncode == 1 and re.search(reason, failed.stdout) and "Traceback" in failed.stdout, failed.stdout
+
+
+def test_a_pipe_or_a_device_in_the_place_of_a_file_of_settings_fails_the_reload_and_nothing_waits(instance, tmp_path):
+    one = instance()
+    one.server.expect("env_file|settings file")
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in [(tmp_path / "pipe", "named pipe"), ("/dev/zero", "larger than 16 MiB")]:
+        one.configure(env_file=str(path))
+        failed = one.ctl("reload")
+        assert failed.returncode == 1 and reason in failed.stdout, failed.stdout
+    one.file.unlink()
+    one.file.symlink_to(tmp_path / "pipe")
+    failed = one.ctl("reload")
+    assert failed.returncode == 1 and "named pipe" in failed.stdout, failed.stdout
+    assert one.get("/") == "hello"
+
+
+def test_what_was_ordered_is_done_also_if_it_cannot_be_printed(instance):
+    one = instance()
+    with open("/dev/full", "w") as full:
+        done = control("-s", one.socket, "reload", stdout=full, timeout=60)
+        assert done.returncode == 0 and "it is done, but stdout" in done.stderr, done.stderr
+        one.server.found("Generation 2 serves")
+        asked = control("-s", one.socket, "status", stdout=full)
+        assert asked.returncode == 1 and "stdout" in asked.stderr, asked.stderr
+
+
 def test_a_new_worker_that_is_killed_while_it_boots_ends_the_reload(instance):
     one = instance()
     before = one.server.children
@@ -238,6 +274,36 @@ def test_an_inherited_listener_that_a_failed_reload_was_to_add_or_to_remove_is_s
     one.gone(first)
     with pytest.raises(ConnectionRefusedError):
         one.server.connect(address)
+
+
+def test_a_unix_socket_whose_file_was_removed_is_there_again_after_a_reload(instance, tmp_path):
+    path = tmp_path / "app.sock"
+    one = instance(bind=[f"unix:{path}"])
+    path.unlink()
+    one.reload()
+    assert one.get("/", str(path)) == "hello"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        one.server.expect("the reload has failed")
+        failed = one.ctl("reload")
+        assert failed.returncode == 1 and f"in use by pid {os.getpid()}" in failed.stdout, failed.stdout
+
+
+def test_a_unix_socket_that_stays_follows_the_umask_once_the_reload_has_worked(instance, tmp_path):
+    path = tmp_path / "app.sock"
+    one = instance(bind=[f"unix:{path}"], umask="0o007")
+    mode = lambda: path.stat().st_mode & 0o777  # noqa: E731
+    assert mode() == 0o770
+    one.configure(bind=[f"unix:{path}"], umask="0o077")
+    one.deploy(app="raise RuntimeError('broken')\n")
+    one.server.expect("the reload has failed")
+    assert one.ctl("reload").returncode == 1
+    assert mode() == 0o770
+    one.deploy(app=PATHS)
+    one.reload()
+    assert mode() == 0o700 and one.get("/", str(path)) == "hello"
 
 
 def test_a_changed_bind_comes_in_addition_to_activated_sockets_and_that_is_explained(instance, tmp_path):

@@ -102,6 +102,10 @@ impl Performer<'_> {
         let settings = Rc::clone(&prepared.settings);
         let kept = prepared.listeners.clone();
         self.listeners.settle(&kept);
+        for wrong in kept.iter().filter_map(|listener| listener.follow(&settings).err()) {
+            warn!(self.logger, "{}", wrong; event::FAILURE);
+            self.history.hear(Level::Warning, wrong);
+        }
         let mut ends = Vec::new();
         for (number, older) in self.generations.range_mut(..generation) {
             let mut ending = Vec::new();
