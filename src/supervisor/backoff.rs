@@ -12,6 +12,10 @@ const FIRST: Duration = Duration::from_millis(200);
 /// No delay is longer.
 pub(crate) const LONGEST: Duration = Duration::from_secs(30);
 
+/// No delay is longer after the death of a worker that had requests: it could boot and serve, and one address that kills
+/// workers must not take the others away.
+const LONGEST_IN_REQUEST: Duration = Duration::from_secs(1);
+
 /// Failures in a row from which on only one process at a time is tried.
 const CAUTIOUS: u32 = 3;
 
@@ -27,20 +31,31 @@ struct Failure {
     #[serde(with = "super::moment")]
     at: Instant,
     reason: String,
+    #[serde(default)]
+    in_request: bool,
 }
 
 impl Backoff {
     /// A process failed. Failures that lie further apart than twice their delay (at least ten seconds) are not "in a
     /// row": they are forgotten here, so that no timer is needed to forget them.
     pub(crate) fn fail(&mut self, reason: String, now: Instant) {
+        self.note(Failure { at: now, reason, in_request: false });
+    }
+
+    /// The same for a process that had requests.
+    pub(crate) fn fail_in_request(&mut self, reason: String, now: Instant) {
+        self.note(Failure { at: now, reason, in_request: true });
+    }
+
+    fn note(&mut self, failure: Failure) {
         if let Some(latest) = &self.latest {
             let quiet = (self.delay() * 2).max(Duration::from_secs(10));
-            if now.saturating_duration_since(latest.at) > quiet {
+            if failure.at.saturating_duration_since(latest.at) > quiet {
                 self.failures = 0;
             }
         }
         self.failures = self.failures.saturating_add(1);
-        self.latest = Some(Failure { at: now, reason });
+        self.latest = Some(failure);
     }
 
     /// A process has proved that processes can live. That one became ready is no proof: a worker that boots and dies at
@@ -77,9 +92,11 @@ impl Backoff {
 
     /// The delay that is in force.
     pub(crate) fn delay(&self) -> Duration {
+        let in_request = self.latest.as_ref().is_some_and(|latest| latest.in_request);
+        let longest = if in_request { LONGEST_IN_REQUEST } else { LONGEST };
         match self.failures {
             0 | 1 => Duration::ZERO,
-            n => FIRST.saturating_mul(1 << (n - 2).min(16)).min(LONGEST),
+            n => FIRST.saturating_mul(1 << (n - 2).min(16)).min(longest),
         }
     }
 }
@@ -100,6 +117,20 @@ mod tests {
             assert!(backoff.permits(now));
         }
         assert_eq!(delays, [0, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000, 30000]);
+    }
+
+    #[test]
+    fn deaths_in_requests_never_cost_more_than_a_second() {
+        let mut now = Instant::now();
+        let mut backoff = Backoff::default();
+        for _ in 0..12 {
+            backoff.fail_in_request("SIGSEGV".into(), now);
+            assert!(backoff.delay() <= LONGEST_IN_REQUEST);
+            now += backoff.delay();
+        }
+        assert!(backoff.trouble().is_some_and(|(failures, _)| failures == 12));
+        backoff.fail("it does not boot".into(), now);
+        assert_eq!(backoff.delay(), LONGEST);
     }
 
     #[test]

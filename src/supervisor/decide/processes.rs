@@ -202,7 +202,11 @@ impl State {
             (Phase::Serving { since }, _) => {
                 let served = now.saturating_duration_since(since);
                 if served < STEADY {
-                    generation.note_failure(format!("a worker {exit} after {}", seconds(served)), now);
+                    let reason = format!("a worker {exit} after {}", seconds(served));
+                    match findings.requests.is_empty() {
+                        true => generation.note_failure(reason, now),
+                        false => generation.note_death_in_request(reason, now),
+                    }
                     if role == Role::Incoming && generation.backoff.cautious() {
                         let message =
                             format!("the worker {exit} after it served for {}, as others before", seconds(served));
