@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,55 @@ def test_a_quick_request_does_not_wait_for_a_blocked_one(server, tmp_path):
                 assert quick.get("/").status == 200
         (entered / "gate").touch()
         assert blocked.response().status == 200
+
+
+OTHERS = """
+import os, signal, sys, time
+
+class Late(Exception):
+    pass
+
+def late(number, frame):
+    raise Late("a handler of the application")
+
+signal.signal(signal.SIGUSR2, late)
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/exit":
+        sys.exit(7)
+    if path == "/signal":
+        os.kill(os.getpid(), signal.SIGUSR2)
+    if path == "/wait":
+        open(GATE + ".in", "a").write("x")
+        while not os.path.exists(GATE):
+            time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+@pytest.mark.parametrize("path, said, goes_on", [("/exit", "SystemExit: 7", False),
+                                                 ("/signal", "Late: a handler of the application", True)])
+def test_what_one_lane_raises_for_the_interpreter_leaves_the_requests_of_others_alone(serve, tmp_path, path, said, goes_on):
+    gate = tmp_path / "gate"
+    server = serve("app:app", "--threads", 4, files={"app.py": OTHERS.replace("GATE", repr(str(gate)))})
+    server.expect(said)
+    (before,) = server.workers
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(server.connect()) for _ in range(3)]
+        for connection in waiting:
+            connection.request(target="/wait")
+        until(lambda: Path(f"{gate}.in").exists() and len(Path(f"{gate}.in").read_text()) == 3, "three to wait")
+        assert server.get(path).status == (200 if goes_on else 500)
+        server.found(said)
+        assert server.get("/").status == 200
+        gate.touch()
+        assert [connection.response().status for connection in waiting] == [200] * 3
+    if goes_on:
+        assert server.workers == [before]
+    else:
+        until(lambda: before not in server.children, "the worker to leave")
 
 
 def test_an_idle_worker_with_threads_does_not_wake_up(server):

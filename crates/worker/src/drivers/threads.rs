@@ -8,9 +8,10 @@
 use crate::bridge::Lane;
 use crate::bridge::wsgi::{Served, WsgiBridge};
 use crate::drivers::recycling::Recycling;
+use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 use rgunicorn_log::event;
-use rgunicorn_protocol::WorkerSettings;
+use rgunicorn_protocol::{FromWorker, WorkerSettings};
 use rgunicorn_reactor::{Next, Reactor, Role};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -90,8 +91,17 @@ fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize) -> PyResult<()> {
             let finished = pool.reactor.is_finished();
             // The timeout lets the main thread run signal handlers of the application; a join without one would not
             // return for them before Python 3.13. After the end it bounds the wait for lanes that never come back.
-            thread.call_method1("join", (if finished { 0.1 } else { 3600.0 },))?;
-            if finished || !thread.call_method0("is_alive")?.is_truthy()? {
+            // A handler may raise here, as in a lane that turns the reactor: Python says so, and the lanes go on.
+            let joined = thread.call_method1("join", (if finished { 0.1 } else { 3600.0 },));
+            let alive = joined.and_then(|_| thread.call_method0("is_alive")?.is_truthy()).unwrap_or_else(|error| {
+                match error.is_instance_of::<PySystemExit>(py) {
+                    // Printing it would end the process here and now.
+                    true => pool.leave_soon(),
+                    false => error.print(py),
+                }
+                true
+            });
+            if finished || !alive {
                 break;
             }
         }
@@ -118,10 +128,15 @@ impl Pool {
                     rgunicorn_reactor::leave_if_child(if let Served::Exit(status) = served { status } else { 1 });
                     let role = reactor.leave_application(number, since);
                     self.recycling.count(reactor);
-                    if let Served::Exit(status) = served {
-                        self.status.store(status, Ordering::Relaxed);
-                        reactor.finish();
-                        return;
+                    match served {
+                        Served::Exit(status) if reactor.lanes.count() == 1 => {
+                            self.status.store(status, Ordering::Relaxed);
+                            reactor.finish();
+                            return;
+                        }
+                        // The other lanes have requests of their own, which are finished before the worker ends.
+                        Served::Exit(_) => self.leave_soon(),
+                        Served::Continue | Served::Thrown => {}
                     }
                     if role == Role::Idle && !self.idle(py, number) {
                         return;
@@ -149,6 +164,11 @@ impl Pool {
                 Next::Finished => return,
             }
         }
+    }
+
+    /// The application wants the interpreter to end. The other lanes finish their requests first.
+    fn leave_soon(&self) {
+        self.reactor.tell(&FromWorker::Stuck { reason: "the application called sys.exit()".to_owned() });
     }
 
     /// Sleeps until this lane has the lead. `false`: the worker is done.
