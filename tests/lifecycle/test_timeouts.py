@@ -1,8 +1,10 @@
 """`timeout` explains itself: which request, where it is, what its client was told; and the worker is replaced."""
 
+import json
 import time
 
 import pytest
+from harness.server import control
 from harness.waiting import until
 
 APP = {"app.py": """
@@ -53,6 +55,34 @@ def test_a_request_that_hangs_is_explained_answered_and_its_worker_replaced(serv
     assert f"in {hang}" in server.log.text, "the stack names the function"
     assert int(server.get("/").body) != before
     until(lambda: before not in server.children, "the worker that hung to be gone")
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_what_was_answered_with_504_is_logged_and_counted_as_504_once(serve, tmp_path, comes_back):
+    log, gate = tmp_path / "access.log", tmp_path / "gate"
+    server = serve("app:app", "--timeout", 1, "--threads", 2, "--access-logfile", log, "--control-socket", tmp_path / "control.sock",
+                   files={"app.py": f"""
+import os, time
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/late":
+        while not os.path.exists({str(gate)!r}):
+            time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""})
+    server.expect("GET /late has been in the application")
+    with server.connect(timeout=20) as connection:
+        connection.request(target="/late")
+        assert connection.response().status == 504
+    totals = lambda: json.loads(control("-s", tmp_path / "control.sock", "--json", "status").stdout)["totals"]  # noqa: E731
+    if comes_back:
+        gate.touch()
+        until(lambda: '"GET /late HTTP/1.1" 504 ' in log.read_text(), "its line")
+    until(lambda: totals()["responses_5xx"] == 1, "its count")
+    assert server.get("/").status == 200
+    until(lambda: totals()["requests"] == 2, "the other one's count")
+    assert totals()["responses_5xx"] == 1
+    gate.touch()
 
 
 def test_a_response_that_was_begun_is_cut_so_that_the_client_notices(serve):

@@ -87,6 +87,8 @@ pub struct Exchange {
     overrun: bool,
     /// The response is this lane's to give.
     claimed: bool,
+    /// The standby has answered instead of the lane, and counted it.
+    timed_out: bool,
     /// In the head's bytes.
     request_id: Option<Span>,
     /// The client is gone altogether.
@@ -157,6 +159,7 @@ impl Exchange {
             continue_pending,
             overrun: false,
             claimed: false,
+            timed_out: false,
             request_id,
             gone: false,
             body_deadline: None,
@@ -185,6 +188,7 @@ impl Exchange {
         let Some(connection) = self.connection.as_ref() else { return Err(gone()) };
         if self.lane.is_some() && !connection.socket.claim() {
             self.stage = Stage::Broken;
+            (self.timed_out, self.status, self.body_sent) = (true, 504, 0);
             return Err(gone());
         }
         self.claimed = true;
@@ -216,7 +220,7 @@ impl Exchange {
 
     /// The request is over: its figures go to the scoreboard.
     fn record(&self, now: Instant) {
-        if !in_child() {
+        if !in_child() && !self.timed_out {
             let latency = now.saturating_duration_since(self.started);
             self.reactor.sheet.record(now, self.status, self.body_sent, latency, self.waited);
         }
@@ -345,6 +349,8 @@ impl Exchange {
 
     /// Gives up a response that was begun: the client sees the connection close before the response's end.
     pub fn abort(&mut self) {
+        // Where nothing was sent the standby may have answered.
+        let _ = self.claim();
         self.stage = Stage::Broken;
     }
 

@@ -166,11 +166,11 @@ impl Reactor {
             let still = self.sheet.lane(lane).and_then(|record| record.glance());
             still.filter(|still| still.request == glance.request)?;
             let id = in_lane.and_then(|request| request.request_id.as_ref()).map(IdText::to_string);
-            Some((self.answer_timeout(in_lane), id))
+            let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
+            Some((self.answer_timeout(in_lane, age), age, id))
         });
-        let Some((answered, id)) = answered else { return };
+        let Some((answered, age, id)) = answered else { return };
         self.sheet.count(Counter::Timeouts);
-        let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
         let name = request.as_ref().map_or_else(|| "a request".to_owned(), line);
         let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
         slog::error!(self.log, "{} has been in the application for {:.1} s without an answer (timeout = {} s); {}. {}",
@@ -181,7 +181,7 @@ impl Reactor {
     }
 
     /// Tells the client, if it can still be told. What was done, as a clause.
-    fn answer_timeout(&self, in_lane: Option<&InLane>) -> &'static str {
+    fn answer_timeout(&self, in_lane: Option<&InLane>, age: Duration) -> &'static str {
         let Some(InLane { socket, request_id }) = in_lane else { return "its client has its answer, or has left" };
         if !socket.claim() {
             sys::shut_down(socket.as_raw_fd());
@@ -194,6 +194,8 @@ impl Reactor {
         write_error(504, "the application took too long", id.as_slice(), &policy.server_header, &date, false, &mut out);
         let sent = sys::send(socket.as_fd(), &out);
         sys::finish_sending(socket.as_fd());
+        // The lane may never come back to do it; if it does it finds that it was late.
+        self.sheet.record(Instant::now(), 504, 0, age, Duration::ZERO);
         match sent {
             Ok(_) => "its client was answered with 504",
             Err(_) => "its client has left",
