@@ -38,6 +38,24 @@ fn ready_is_said_once_and_only_when_all_workers_serve() {
 }
 
 #[test]
+fn recycling_waits_while_as_many_workers_leave_as_serve() {
+    let mut world = World::serving(plan(2));
+    let mut leaving = Vec::new();
+    for _ in 0..10 {
+        let Some(oldest) = world.serve().first().copied() else { break };
+        world.say(oldest, FromWorker::Recycle { reason: "it is old".into() });
+        // Nobody who leaves gets to its end.
+        for _ in 0..20 {
+            let next = world.processes.iter().find(|(_, fake)| fake.mold.is_some() && fake.doing < Doing::Promoted);
+            let Some(serial) = next.map(|(serial, _)| *serial) else { break };
+            world.step(serial);
+        }
+        leaving.push(world.processes.len());
+    }
+    assert_eq!(leaving.iter().max(), Some(&5), "the mold, two that serve, two that leave");
+}
+
+#[test]
 fn many_workers_boot_a_few_at_a_time_so_that_their_orders_fit_into_the_channel() {
     let mut world = World::begin(Purpose::Serve, plan(500));
     let mut most = 0;

@@ -154,6 +154,15 @@ impl Generation {
 
     /// A failure is remembered, unless others have shown since the latest one that workers can live.
     pub(crate) fn note_failure(&mut self, reason: String, now: Instant) {
+        self.note(reason, Backoff::fail, now);
+    }
+
+    /// The same for a worker that died with requests in its lanes, which may have killed it.
+    pub(crate) fn note_death_in_request(&mut self, reason: String, now: Instant) {
+        self.note(reason, Backoff::fail_in_request, now);
+    }
+
+    fn note(&mut self, reason: String, fail: impl Fn(&mut Backoff, String, Instant), now: Instant) {
         let latest = self.backoff.latest();
         let proved = self.processes.values().any(|process| match process.phase {
             Phase::Serving { since } => {
@@ -169,7 +178,7 @@ impl Generation {
         if proved {
             self.backoff.forget();
         }
-        self.backoff.fail(reason, now);
+        fail(&mut self.backoff, reason, now);
     }
 
     /// Whether a promoted worker holds this slot.
@@ -275,7 +284,13 @@ impl Generation {
         // The first generation has nothing to fall back on, and a replacement nothing that is newer than itself.
         let check = self.role == Role::Incoming && self.number > 1;
         let one_replaced = self.slots.iter().any(|slot| slot.incumbent.is_some() && slot.replacement.is_some());
-        let mut may_replace = replaces && self.role == Role::Serving && !one_replaced;
+        // A worker that leaves takes memory until its last request is done, which may be long: no more leave than serve.
+        let leaves = |process: &&Process| {
+            matches!(process.seat, Seat::Slot(_))
+                && matches!(process.phase, Phase::Retiring { .. } | Phase::Stopping { .. })
+        };
+        let crowded = self.processes.values().filter(leaves).count() >= self.slots.len();
+        let mut may_replace = replaces && self.role == Role::Serving && !one_replaced && !crowded;
         for slot in &mut self.slots {
             if self.backoff.cautious() && booting > 0 {
                 return;
