@@ -197,6 +197,21 @@ def test_capture_output_sends_what_is_printed_to_errorlog(serve, tmp_path, prelo
     assert "printed" not in server.log.text
 
 
+def test_a_mold_does_not_wait_for_threads_of_a_preloaded_application(serve):
+    server = serve("app:app", "--preload", "--graceful-timeout", 60, files={"app.py": """
+import atexit, os, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+mold = os.getpid()
+atexit.register(lambda: os.getpid() == mold and print("the mold says goodbye"))
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""})
+    assert server.get("/").status == 200
+    assert server.stop(within=20) == 0
+    assert "the mold says goodbye" in server.log.text
+
+
 def test_preload_strict_refuses_threads(tmp_path):
     write(tmp_path, {"app.py": """
 import threading, time
