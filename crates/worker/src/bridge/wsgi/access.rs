@@ -54,6 +54,10 @@ pub(in crate::bridge) fn record(
     framing: Option<BodyFraming>,
     environ: Option<&Bound<'_, PyDict>>,
 ) {
+    // A process that the application has forked, and that came back, has no request.
+    if rgunicorn_reactor::in_child() {
+        return;
+    }
     let (head, bytes) = (exchange.head(), exchange.bytes());
     let client = exchange.proxied().and_then(|header| header.addresses).map(|(client, _)| client);
     let address = client.or(exchange.peer()).map(|address| address.ip());
