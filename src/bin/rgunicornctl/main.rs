@@ -20,8 +20,9 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words = match Words::parse(&arguments) {
+    let arguments: Result<Vec<String>, _> = std::env::args_os().skip(1).map(|word| word.into_string()).collect();
+    let arguments = arguments.map_err(|word| format!("{word:?} is no UTF-8"));
+    let words = match arguments.and_then(|arguments| Words::parse(&arguments)) {
         Ok(words) => words,
         Err(message) => {
             complain(&format!("{message}; rgunicornctl --help lists the commands"));
