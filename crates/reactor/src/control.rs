@@ -104,8 +104,8 @@ impl Reactor {
             was_serving
         };
         self.sheet.set_service(ServiceState::Retiring);
-        if drain_listeners && was_serving {
-            self.accept_all();
+        if was_serving {
+            self.give_up_listening(drain_listeners);
         }
         self.close_listeners();
         self.retiring.store(true, Ordering::SeqCst);

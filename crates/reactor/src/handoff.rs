@@ -11,7 +11,7 @@
 //! that its connections stay: EAGAIN (the buffer is full), ETOOMANYREFS (too many fds in flight for this user), EMSGSIZE,
 //! ENOBUFS. A taker makes sure of free fds before it receives: without them the kernel would drop fds and clients would
 //! see their connections end. One that has none leaves the handoff to the others for a while: the datagram would be
-//! reported without end.
+//! reported without end. Whoever is woken for a datagram and is told to leave in the same moment wakes another one.
 
 use crate::connection::{Connection, Phase};
 use crate::offspring::Socket;
@@ -150,7 +150,8 @@ impl Datagram {
     fn send(&self, handoff: &Handoff, fds: &[RawFd]) -> Result<(), Errno> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let rights = [ControlMessage::ScmRights(fds)];
-        sendmsg::<UnixAddr>(handoff.send.as_raw_fd(), &[IoSlice::new(&self.0)], &rights, flags, None).map(drop)
+        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
+        sendmsg::<UnixAddr>(handoff.send.as_raw_fd(), &[IoSlice::new(&self.0)], rights, flags, None).map(drop)
     }
 }
 
@@ -287,6 +288,23 @@ impl Reactor {
             self.take_over();
         }
         if self.takes() { self.rotate_handoff() } else { self.watch_handoff(false) }
+    }
+
+    /// This worker no longer watches the handoff, and may have been the one who was woken for what waits there. A datagram
+    /// without connections wakes the next one, who finds what is before it, too.
+    pub(crate) fn wake_other_takers(self: &Arc<Self>) {
+        loop {
+            let sent = match lock(&self.handoff).as_ref() {
+                Some(handoff) if sys::wait_for(handoff.receive(), libc::POLLIN, 0).unwrap_or(false) => {
+                    Datagram::new().send(handoff, &[])
+                }
+                Some(_) | None => return,
+            };
+            // There is no room: one that is taken makes some, and its connections are offered again.
+            if sent.is_ok() || !self.take_over() {
+                return;
+            }
+        }
     }
 
     /// Leaves what waits in the handoff to workers that have fds.

@@ -84,6 +84,26 @@ impl Reactor {
         listeners.reserve = None;
     }
 
+    /// From now on nothing new wakes this worker. What has woken it already, and whom it would have served next, is taken:
+    /// the kernel tells one worker of each arrival (EPOLLEXCLUSIVE), and the others would not look before something else
+    /// comes. `all`: whatever waits is taken, since the listeners end.
+    pub(crate) fn give_up_listening(self: &Arc<Self>, all: bool) {
+        self.stop_listening();
+        let successors = self.successors.load(Ordering::SeqCst);
+        if all {
+            self.accept_all();
+        } else if successors {
+            let count = lock(&self.listeners).all.len() as u32;
+            // One is all that it can have been woken for.
+            for n in 0..count {
+                self.accept_one(n);
+            }
+        }
+        if successors {
+            self.wake_other_takers();
+        }
+    }
+
     /// These listeners end with this worker's generation and let nobody in any more: accepts what waits in them, and
     /// gives them up.
     pub(crate) fn drain_listeners(self: &Arc<Self>, ending: &[u32]) {
@@ -221,7 +241,10 @@ impl Reactor {
             // The client left before it was accepted, or the network did (accept(2)): the next may be fine.
             Some(libc::ECONNABORTED | libc::EPERM | libc::EPROTO) => true,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                self.out_of_fds(n, error);
+                // It says so before it looks whether anybody waits.
+                if self.somebody_waits(n) {
+                    self.out_of_fds(n, error);
+                }
                 false
             }
             _ => {
@@ -229,6 +252,12 @@ impl Reactor {
                 false
             }
         }
+    }
+
+    fn somebody_waits(&self, n: u32) -> bool {
+        let listeners = lock(&self.listeners);
+        let fd = listeners.all.get(n as usize).and_then(|listener| listener.fd.as_ref());
+        fd.is_some_and(|fd| sys::wait_for(fd.as_fd(), libc::POLLIN, 0).unwrap_or(false))
     }
 
     /// No fd is left. An idle connection makes room, or one whose head does not come to its end (or clients that hold every

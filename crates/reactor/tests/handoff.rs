@@ -5,13 +5,15 @@
 mod world;
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rgunicorn_protocol::Sheet;
-use rgunicorn_protocol::scoreboard::Counter;
+use rgunicorn_protocol::scoreboard::{Counter, ServiceState};
+use rgunicorn_protocol::{HANDOFF_FORM, WorkerSettings};
 use rgunicorn_reactor::{Exchange, Hands};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -237,6 +239,101 @@ fn processor_time() -> Duration {
 
 fn handed_over(worker: &Worker) -> u64 {
     worker.reactor.sheet.tally().get(Counter::HandedOver)
+}
+
+fn serving(worker: &Worker) {
+    worker.promote();
+    until("the worker to serve", || worker.reactor.sheet.service() == ServiceState::Serving);
+    // Nothing says that it sleeps in epoll_wait now. If it does not yet, a round proves less, and no other thing.
+    std::thread::sleep(Duration::from_millis(2));
+}
+
+// The kernel wakes one worker for what comes (EPOLLEXCLUSIVE). One that is told to leave in that very moment must not take
+// the news with it: nobody else would look before something else comes. To have both in one look of the worker, it shares
+// a processor with the test and runs only when that sleeps.
+
+/// Starts a worker whose threads have the lowest priority.
+fn slow_worker(instance: &Instance, settings: &WorkerSettings) -> Worker {
+    let schedule = |policy| {
+        // SAFETY: the structure lives over the call, which changes the calling thread alone.
+        let done = unsafe { libc::sched_setscheduler(0, policy, &libc::sched_param { sched_priority: 0 }) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    schedule(libc::SCHED_IDLE);
+    let worker = instance.worker(settings, 1, hello());
+    schedule(libc::SCHED_OTHER);
+    serving(&worker);
+    worker
+}
+
+/// The kernel asks them in the order in which they came, so each is the first in half of the rounds.
+fn one_who_leaves_and_one_who_stays(instance: &Instance, settings: &WorkerSettings, round: u32) -> (Worker, Worker) {
+    let stays = || {
+        let stays = instance.worker(settings, 1, hello());
+        serving(&stays);
+        stays
+    };
+    if round.is_multiple_of(2) {
+        let leaves = slow_worker(instance, settings);
+        (leaves, stays())
+    } else {
+        let stays = stays();
+        (slow_worker(instance, settings), stays)
+    }
+}
+
+fn on_one_processor() {
+    let mut set = nix::sched::CpuSet::new();
+    let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    let first = (0..nix::sched::CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+    set.set(first).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
+}
+
+#[test]
+fn what_wakes_a_worker_that_is_told_to_leave_is_served_by_another() {
+    alone("a_connection_that_wakes_a_worker_which_is_told_to_leave");
+    alone("a_handed_over_connection_that_wakes_a_worker_which_is_told_to_leave");
+}
+
+#[test]
+#[ignore = "binds its process to a processor: what_wakes_a_worker_that_is_told_to_leave_is_served_by_another runs it"]
+fn a_connection_that_wakes_a_worker_which_is_told_to_leave() {
+    on_one_processor();
+    let mut settings = settings();
+    settings.workers = 2;
+    for round in 0..20 {
+        let instance = Instance::new();
+        let (leaves, _stays) = one_who_leaves_and_one_who_stays(&instance, &settings, round);
+        let mut client = Client::connect(&instance);
+        leaves.retire(Duration::from_secs(60), true);
+        assert!(client.get("/").ends_with("hello"));
+    }
+}
+
+#[test]
+#[ignore = "binds its process to a processor: what_wakes_a_worker_that_is_told_to_leave_is_served_by_another runs it"]
+fn a_handed_over_connection_that_wakes_a_worker_which_is_told_to_leave() {
+    on_one_processor();
+    let mut settings = settings();
+    settings.workers = 2;
+    for round in 0..20 {
+        let instance = Instance::new();
+        let (leaves, _stays) = one_who_leaves_and_one_who_stays(&instance, &settings, round);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = Client::to(listener.local_addr().unwrap());
+        let (connection, _) = listener.accept().unwrap();
+        connection.set_nonblocking(true).unwrap();
+        // An idle connection with nothing to be said about it, as another worker would have sent it.
+        let datagram = [&[HANDOFF_FORM, 1, 2, 0], &b"{}"[..]].concat();
+        let fds = [connection.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let send = instance.handoff.1.as_raw_fd();
+        sendmsg::<UnixAddr>(send, &[IoSlice::new(&datagram)], &rights, MsgFlags::empty(), None).unwrap();
+        leaves.retire(Duration::from_secs(60), true);
+        drop(connection);
+        assert!(client.get("/").ends_with("hello"));
+    }
 }
 
 #[test]
