@@ -8,6 +8,7 @@ mod exit;
 mod fds;
 mod listeners;
 mod settings;
+mod socket_file;
 mod supervisor;
 mod systemd;
 mod trouble;

@@ -4,8 +4,10 @@
 //! permissions than it shall have; one on which somebody listens is never taken away; only what is still ours is removed.
 
 use crate::settings::Settings;
+use crate::socket_file;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType};
 use nix::unistd::geteuid;
 use rgunicorn_protocol::control::{SOCKET, folder};
 use std::ffi::OsString;
@@ -136,14 +138,13 @@ fn bind_below(folder: &Path, path: &Path, mode: u32) -> Result<(UnixListener, (u
             Err(error) => return Err(error.to_string()),
         },
     }
-    // Bound under a umask, so that nobody can connect before the permissions are set. The arbiter has one thread.
-    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
-    let bound = UnixListener::bind(path);
-    umask(before);
-    let listener = bound.map_err(text)?;
-    listener.set_nonblocking(true).map_err(text)?;
+    let errno = |errno: Errno| errno.desc().to_owned();
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(errno)?;
+    socket_file::bind(&fd, path, mode).map_err(errno)?;
+    socket::listen(&fd, Backlog::MAXCONN).map_err(errno)?;
     let found = path.symlink_metadata().map_err(text)?;
-    Ok((listener, (found.dev(), found.ino())))
+    Ok((UnixListener::from(fd), (found.dev(), found.ino())))
 }
 
 /// Makes the folder, or makes sure that nobody else can put things into it. Whether it was made.

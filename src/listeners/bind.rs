@@ -5,11 +5,11 @@
 
 use super::{SocketFile, holder};
 use crate::settings::{Bind, Settings};
+use crate::socket_file;
 use crate::systemd::activation::address_of;
 use crate::trouble::Trouble;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
-use nix::sys::stat::{Mode, umask};
 use rgunicorn_protocol::ListenerAddress;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -61,15 +61,11 @@ pub(super) fn renew_backlog(fd: &OwnedFd, settings: &Settings) {
 /// Gives the file of a socket the mode and owner that it would have if it were made now. One that is not ours any more is
 /// left alone.
 pub(super) fn renew_file(file: &SocketFile, settings: &Settings) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let Ok(found) = std::fs::symlink_metadata(&file.path) else { return Ok(()) };
     if (found.dev(), found.ino()) != (file.device, file.inode) {
         return Ok(());
     }
-    let mode = 0o777 & !settings.umask;
-    if found.mode() & 0o777 != mode {
-        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(mode))?;
-    }
+    socket_file::set_mode(&file.path, 0o777 & !settings.umask)?;
     let differs = |wanted: Option<u32>, found: u32| wanted.is_some_and(|wanted| wanted != found);
     if differs(settings.uid, found.uid()) || differs(settings.gid, found.gid()) {
         std::os::unix::fs::lchown(&file.path, settings.uid, settings.gid)?;
@@ -127,11 +123,7 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, Trouble> {
     let address = UnixAddr::new(path)?;
     clear_the_way(path, &address)?;
     let fd = stream_socket(AddressFamily::Unix)?;
-    // umask(2) is the only way to give the file its mode from its first moment on; nothing else runs meanwhile.
-    let before = umask(Mode::from_bits_truncate(settings.umask));
-    let bound = socket::bind(fd.as_raw_fd(), &address);
-    umask(before);
-    bound.map_err(|errno| {
+    socket_file::bind(&fd, path, 0o777 & !settings.umask).map_err(|errno| {
         let folder = path.parent().unwrap_or(Path::new("/")).display();
         let words = match errno {
             Errno::ENOENT => format!("the folder {folder} does not exist"),
