@@ -88,14 +88,18 @@ impl Listener {
     }
 
     /// Gives a socket that we made the backlog and its file the mode and owner that the settings want, which may be others
-    /// than those with which it was made.
+    /// than those with which it was made. What the settings before said, too, is left as it is: an operator may have
+    /// changed it by hand.
     ///
     /// # Errors
     /// A sentence.
-    pub(crate) fn follow(&self, settings: &Settings) -> Result<(), String> {
+    pub(crate) fn follow(&self, settings: &Settings, before: Option<&Settings>) -> Result<(), String> {
         let Origin::Bound { file, .. } = &self.origin else { return Ok(()) };
         bind::renew_backlog(&self.fd, settings);
-        let Some(file) = file else { return Ok(()) };
+        let said = |settings: &Settings| (settings.umask, settings.uid, settings.gid);
+        let Some(file) = file.as_ref().filter(|_| before.is_none_or(|before| said(before) != said(settings))) else {
+            return Ok(());
+        };
         bind::renew_file(file, settings)
             .map_err(|error| format!("{} keeps the mode and owner that it has: {error}", file.path.display()))
     }
@@ -422,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_stays_follows_the_umask() {
+    fn a_socket_that_stays_follows_the_umask_and_not_over_what_was_changed_by_hand() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
@@ -430,7 +434,10 @@ mod tests {
         let opened = Listeners::default().open(&before).unwrap();
         let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o777);
-        opened.listeners[0].follow(&Settings { umask: 0o077, ..before }).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+        opened.listeners[0].follow(&before, Some(&before)).unwrap();
+        assert_eq!(mode(), 0o660);
+        opened.listeners[0].follow(&Settings { umask: 0o077, ..before.clone() }, Some(&before)).unwrap();
         assert_eq!(mode(), 0o700);
     }
 

@@ -102,7 +102,8 @@ impl Performer<'_> {
         let settings = Rc::clone(&prepared.settings);
         let kept = prepared.listeners.clone();
         self.listeners.settle(&kept);
-        for wrong in kept.iter().filter_map(|listener| listener.follow(&settings).err()) {
+        let before = self.generations.range(..generation).next_back().map(|(_, older)| Rc::clone(&older.settings));
+        for wrong in kept.iter().filter_map(|listener| listener.follow(&settings, before.as_deref()).err()) {
             warn!(self.logger, "{}", wrong; event::FAILURE);
             self.history.hear(Level::Warning, wrong);
         }
