@@ -1,7 +1,8 @@
 //! The Python stack of one thread, taken from outside while it computes, sleeps or holds the interpreter lock.
 //!
 //! `faulthandler` writes the stack of the thread that a signal reaches, from the signal's handler, without the lock; the
-//! signal is sent to exactly that thread (tgkill(2)). It writes to a memfd, which is read when it has stopped growing.
+//! signal is sent to exactly that thread (tgkill(2)). It writes to a memfd, which is read when the handler has returned: the
+//! kernel shows of each thread whether the signal is pending, and has it blocked while its handler runs (proc(5)).
 //!
 //! An import has no standby beside it: no thread of ours may exist while a preloading mold imports, or forks of the
 //! application would be warned about. So a timer sends the signal, and the arbiter, which has the memfd too, reads it when
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a stack is waited for. A thread that is in the kernel for good (a hung file system) gives none.
 const WITHIN: Duration = Duration::from_millis(500);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A stack is written within some hundred microseconds, and other lanes may wait for theirs.
+const LOOK_EVERY: Duration = Duration::from_micros(250);
 
 /// A real-time signal that neither glibc nor Python uses. Taken when the module is loaded, after the application's own
 /// choice could not be known; an application that uses the same one gets its own handler and loses only these stacks.
@@ -108,27 +110,65 @@ fn register(py: Python<'_>) -> PyResult<File> {
 }
 
 fn take(file: &mut File, thread: i32) -> Option<String> {
-    if thread == 0 {
+    if thread == 0 || !has_handler() || Delivery::of(thread)? == Delivery::Blocked {
         return None;
     }
     file.set_len(0).ok()?;
     file.seek(SeekFrom::Start(0)).ok()?;
-    // SAFETY: tgkill touches no memory; the signal has a handler (register), so it ends nothing.
+    // SAFETY: tgkill touches no memory; the signal has a handler, so it ends nothing.
     if unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, signal()) } != 0 {
         return None;
     }
     let until = Instant::now() + WITHIN;
-    let mut length = 0;
-    while Instant::now() < until {
+    // For an instant on its way from pending to its handler the signal is neither: so the file is looked at first. Once
+    // anything is in it the handler runs or has run.
+    let taken = |file: &File| Some(file.metadata().ok()?.len() > 0 && Delivery::of(thread)? == Delivery::Over);
+    while !taken(file)? && Instant::now() < until {
         std::thread::sleep(LOOK_EVERY);
-        let now = file.metadata().ok()?.len();
-        if now > 0 && now == length {
-            break;
-        }
-        length = now;
     }
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).ok()?;
     file.take(64 * 1024).read_to_string(&mut text).ok()?;
     (!text.is_empty()).then_some(text)
+}
+
+/// Whether the signal still has a handler, which an application may have taken away: it would end the worker, or be
+/// waited for in vain.
+fn has_handler() -> bool {
+    // SAFETY: it only asks, into a value that lives longer than the call.
+    let handler = unsafe {
+        let mut action = std::mem::zeroed::<libc::sigaction>();
+        if libc::sigaction(signal(), std::ptr::null(), &raw mut action) != 0 {
+            return false;
+        }
+        action.sa_sigaction
+    };
+    handler != libc::SIG_DFL && handler != libc::SIG_IGN
+}
+
+/// Where the signal is on its way through a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    /// Sent, and the thread has not run since.
+    Pending,
+    /// Not accepted: its handler runs, or the application has blocked it, and then it would stay for ever.
+    Blocked,
+    /// Not there.
+    Over,
+}
+
+impl Delivery {
+    /// None: there is no such thread, or no /proc.
+    fn of(thread: i32) -> Option<Delivery> {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).ok()?;
+        let has = |name: &str| {
+            let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(u64::from_str_radix(mask.trim(), 16).ok()? >> (signal() - 1) & 1 == 1)
+        };
+        Some(match (has("SigPnd:")?, has("SigBlk:")?) {
+            (_, true) => Delivery::Blocked,
+            (true, false) => Delivery::Pending,
+            (false, false) => Delivery::Over,
+        })
+    }
 }
