@@ -1,5 +1,6 @@
 """`timeout` explains itself: which request, where it is, what its client was told; and the worker is replaced."""
 
+import contextlib
 import json
 import time
 
@@ -51,7 +52,7 @@ def test_a_request_that_hangs_is_explained_answered_and_its_worker_replaced(serv
     with server.connect(timeout=20) as connection:
         connection.request(target=f"/{hang}")
         assert connection.response().status == 504
-    server.found(rf"GET /{hang} has been in the application for [\d.]+ s .*timeout = 1")
+    server.found(rf"GET /{hang} has been in the application for [\d.]+ s.*timeout = 1")
     assert f"in {hang}" in server.log.text, "the stack names the function"
     assert int(server.get("/").body) != before
     until(lambda: before not in server.children, "the worker that hung to be gone")
@@ -83,6 +84,58 @@ def app(environ, start_response):
     until(lambda: totals()["requests"] == 2, "the other one's count")
     assert totals()["responses_5xx"] == 1
     gate.touch()
+
+
+@pytest.mark.parametrize("signals", ["blocked", "ignored"])
+def test_a_hundred_requests_that_hang_are_all_answered_in_time_though_no_stack_can_be_taken(serve, signals):
+    server = serve("app:app", "--timeout", 1, "--graceful-timeout", 5, "--threads", 100, files={"app.py": f"""
+import signal, threading, time
+hung = threading.Event()
+if {signals!r} == "ignored":
+    for number in signal.valid_signals() - {{signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}}:
+        signal.signal(number, signal.SIG_IGN)
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/hangs":
+        if {signals!r} == "blocked":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        hung.wait(120)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""})
+    server.expect("GET /hangs has been in the application")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect(timeout=60)) for _ in range(100)]
+        for client in clients:
+            client.request(target="/hangs")
+        begun = time.monotonic()
+        assert {client.response().status for client in clients} == {504}
+        assert time.monotonic() - begun < 25, "waiting 500 ms for each stack takes 50 s"
+    if signals == "blocked":
+        server.found("GET /hangs has been in the application .*No stack could be taken")
+    assert server.get("/").status == 200
+
+
+def test_a_request_that_made_progress_is_told_with_the_time_since(serve, tmp_path):
+    entered = tmp_path / "entered"
+    server = serve("app:app", "--timeout", 1, "--graceful-timeout", 1, "--threads", 2, "--no-request-buffering",
+                   files={"app.py": f"""
+import time
+from pathlib import Path
+def app(environ, start_response):
+    environ["wsgi.input"].read(5)
+    time.sleep(0.5)
+    Path({str(entered)!r}).touch()
+    environ["wsgi.input"].read(5)
+    time.sleep(60)
+"""})
+    server.expect("POST / has been in the application")
+    with server.connect(timeout=20) as client:
+        client.request("POST", "/", [("Content-Length", "10")])
+        client.send(b"first")
+        until(entered.exists, "the rest to be wanted")
+        client.send(b"later")
+        assert client.response().status == 504
+    server.found(r"POST / has been in the application for (1\.[5-9]|[2-9])\S* s, the last [1-9]\S* s without progress \(timeout = 1 s\)")
 
 
 def test_a_response_that_was_begun_is_cut_so_that_the_client_notices(serve):

@@ -31,7 +31,7 @@ use crate::exchange::Exchange;
 use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
 use crate::sys;
-use crate::timeouts::Watch;
+use crate::timeouts::{NO_STACK, Watch};
 use crate::token::Source;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -387,11 +387,11 @@ impl Reactor {
     fn tell_of_hung_loop(&self, since: Instant) {
         // A loop runs in its process's main thread.
         let stack = (self.take_stack)(std::process::id().cast_signed());
-        let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
         let seconds = since.elapsed().as_secs_f64();
         slog::error!(self.log, "The event loop has not turned for {:.1} s (timeout = {} s), and no request is in the \
             application: what runs after a response, in a WebSocket or in a task of the application's own keeps it. {}",
-            seconds, self.settings.timeout.as_secs_f64(), stack.trim_end(); event::REQUEST_TIMEOUT);
+            seconds, self.settings.timeout.as_secs_f64(), stack.as_deref().unwrap_or(NO_STACK).trim_end();
+            event::REQUEST_TIMEOUT);
         self.tell(&FromWorker::Stuck { reason: format!("its event loop has not turned for {seconds:.0} s") });
     }
 

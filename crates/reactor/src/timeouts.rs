@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// How often lanes are looked at while requests come and go: the look costs more than a short request.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// What a record says in the place of a stack.
+pub(crate) const NO_STACK: &str = "No stack could be taken: the thread runs no Python code, or takes no signals.";
+
 /// Takes the Python stack of a thread (gettid(2)) of this process, as text.
 pub type TakeStack = Box<dyn Fn(i32) -> Option<String> + Send + Sync>;
 
@@ -172,9 +175,11 @@ impl Reactor {
         let Some((answered, age, id)) = answered else { return };
         self.sheet.count(Counter::Timeouts);
         let name = request.as_ref().map_or_else(|| "a request".to_owned(), line);
-        let stack = stack.unwrap_or_else(|| "no stack could be taken: the thread runs no Python code".to_owned());
-        slog::error!(self.log, "{} has been in the application for {:.1} s without an answer (timeout = {} s); {}. {}",
-            name, age.as_secs_f64(), self.settings.timeout.as_secs_f64(), answered, stack.trim_end();
+        let id = id.or_else(|| request.map(|request| request.id).filter(|id| !id.is_empty()));
+        let still = Duration::from_micros(monotonic_us().saturating_sub(glance.progress.max(glance.since)));
+        let stack = stack.as_deref().unwrap_or(NO_STACK);
+        slog::error!(self.log, "{} has been in the application for {:.1} s, the last {:.1} s without progress \
+            (timeout = {} s); {}. {}", name, age.as_secs_f64(), still.as_secs_f64(), self.settings.timeout.as_secs_f64(), answered, stack.trim_end();
             event::REQUEST_TIMEOUT, "lane" => lane + 1, "thread" => glance.thread,
             "duration_usec" => age.as_micros() as u64, "request_id" => id);
         self.tell(&FromWorker::Stuck { reason: format!("{name} has timed out after {:.0} s", age.as_secs_f64()) });
