@@ -155,6 +155,23 @@ pub(crate) enum Record {
 }
 
 impl Record {
+    /// Whether a process is told of that has died unasked, or was killed because nothing was to be expected of it any more.
+    pub(crate) fn is_a_death(&self) -> bool {
+        match self {
+            Record::WorkerDied { .. } | Record::MoldDied { .. } => true,
+            Record::Killed { why, .. } => match why {
+                Killed::Unresponsive
+                | Killed::Silent
+                | Killed::Halted
+                | Killed::Overgrown
+                | Killed::Lost
+                | Killed::Garbage => true,
+                Killed::BootTimeout | Killed::Overdue | Killed::NotStopped | Killed::Unwanted => false,
+            },
+            _ => false,
+        }
+    }
+
     /// The process whose state is worth a look before this record is written, because it is about to be killed.
     pub(crate) fn victim(&self) -> Option<Tags> {
         if let Record::Killed { tags, .. } = self { Some(*tags) } else { None }

@@ -153,7 +153,7 @@ impl History {
     }
 
     fn understand(&mut self, record: &Record, text: &str) {
-        if let Record::WorkerDied { .. } | Record::MoldDied { .. } = record {
+        if record.is_a_death() {
             self.past.deaths += 1;
             self.past.latest_death = Some(Happening { at: unix_time(), text: text.to_owned() });
         }

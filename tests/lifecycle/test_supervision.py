@@ -1,5 +1,6 @@
 """Workers that live and do nothing, that grow, that grow old, that die: each is found, named and replaced in time."""
 
+import json
 import os
 import re
 import time
@@ -10,7 +11,7 @@ import pytest
 from harness import Gate, until
 from harness.http import ConnectionEnded
 from harness.processes import alive
-from harness.server import run, write
+from harness.server import control, run, write
 
 APP = {"app.py": """
 import os, time
@@ -132,8 +133,9 @@ def test_a_worker_that_has_grown_is_replaced_after_its_request(serve):
     until(lambda: not alive(before), "the old worker to leave")
 
 
-def test_a_request_that_takes_all_memory_ends_with_its_worker_alone(serve):
-    server = serve("app:app", "--workers", 2, "--max-worker-memory-hard", "300M", files=APP)
+def test_a_request_that_takes_all_memory_ends_with_its_worker_alone(serve, tmp_path):
+    server = serve("app:app", "--workers", 2, "--max-worker-memory-hard", "300M", "--control-socket", tmp_path / "control.sock",
+                   files=APP)
     before = server.workers
     server.expect("is killed.*max_worker_memory_hard")
     with server.connect(timeout=20) as client:
@@ -145,6 +147,8 @@ def test_a_request_that_takes_all_memory_ends_with_its_worker_alone(serve):
     until(lambda: len(server.workers) == 2, "the replacement")
     assert len(set(before) & set(server.workers)) == 1
     assert server.get("/").status == 200
+    status = json.loads(control("-s", tmp_path / "control.sock", "--json", "status").stdout)
+    assert (status["deaths"], "GET /burst" in status["latest_death"]["text"]) == (1, True)
 
 
 def test_a_worker_that_the_kernel_kills_for_want_of_memory_is_told_apart(serve):
