@@ -177,13 +177,12 @@ impl Process {
 
     /// When it is given up as stopped or silent, and which of them.
     pub(crate) fn given_up(&self) -> Option<(Instant, Killed)> {
-        if !self.seated() {
-            return None;
-        }
+        // A mold that leaves has the time of its generation's workers, and nothing to finish in it.
+        let idles = matches!((self.seat, &self.phase), (Seat::Mold, Phase::Stopping { .. }));
         match (self.halted, self.asked) {
-            (Some(halt), _) => Some((halt.since + HALT_TIME, Killed::Halted)),
-            (None, Some(asked)) => Some((asked + ANSWER_TIME, Killed::Silent)),
-            (None, None) => None,
+            (Some(halt), _) if self.seated() || idles => Some((halt.since + HALT_TIME, Killed::Halted)),
+            (None, Some(asked)) if self.seated() => Some((asked + ANSWER_TIME, Killed::Silent)),
+            (Some(_), _) | (None, _) => None,
         }
     }
 

@@ -45,7 +45,7 @@ impl State {
         let Some(process) = self.process(from) else { return };
         if process.halted.is_none() {
             process.halted = Some(Halt { since: now, signal });
-            let killed_in = process.seated().then_some(HALT_TIME);
+            let killed_in = process.given_up().map(|_| HALT_TIME);
             actions.push(Action::Record(Record::Halted { tags, signal, killed_in }));
         }
     }

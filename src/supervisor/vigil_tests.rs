@@ -59,6 +59,17 @@ fn a_stopped_worker_is_named_at_once_and_replaced_if_nobody_continues_it() {
 }
 
 #[test]
+fn a_stopped_mold_that_leaves_is_not_waited_for_as_long_as_its_workers() {
+    let mut world = World::serving(Plan { graceful_timeout: 300 * SECOND, ..plan(1) });
+    let (mold, worker) = (world.mold(), world.serve()[0]);
+    world.happen(Event::Halted { from: mold, signal: 19 });
+    world.order(Order::Stop);
+    world.pass(HALT_TIME);
+    assert_eq!(killed(&world), [Killed::Halted]);
+    assert!(world.processes.contains_key(&worker), "it has its time");
+}
+
+#[test]
 fn a_worker_that_is_continued_in_time_is_not_killed_then_or_later() {
     let mut world = World::serving(plan(1));
     let worker = world.serve()[0];
