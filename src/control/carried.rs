@@ -26,6 +26,7 @@ struct CarriedPlace {
     path: PathBuf,
     identity: (u64, u64),
     folder: Option<PathBuf>,
+    mode: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,7 @@ impl Control {
             path: place.path.clone(),
             identity: place.identity,
             folder: place.folder.clone(),
+            mode: place.mode,
         });
         let clients = self.clients.iter().map(|(id, client)| CarriedClient {
             id: *id,
@@ -76,6 +78,7 @@ impl Control {
                 path: place.path,
                 identity: place.identity,
                 folder: place.folder,
+                mode: place.mode,
             })
         });
         let client = |carried: CarriedClient| {

@@ -129,6 +129,23 @@ impl Control {
         }
     }
 
+    /// Makes the socket anew if its file is gone, as after somebody has cleared its folder.
+    pub(crate) fn restore(&mut self, epoll: &Epoll, data: u64, log: &Logger) {
+        let Some(place) = self.place.as_ref().filter(|place| !place.is_there()) else { return };
+        match place.again() {
+            Ok(again) => {
+                info!(log, "The control socket {} was gone and is made anew", again.path().display(); event::LISTENING);
+                let _ = epoll.delete(&place.listener);
+                (self.place, self.paused) = (Some(again), None);
+                self.watch(epoll, data);
+            }
+            Err(reason) => {
+                warn!(log, "The control socket {} is gone and cannot be made anew: {}", place.path().display(), reason;
+                    event::CONTROL_UNAVAILABLE);
+            }
+        }
+    }
+
     /// Something happened on the socket (0) or to a client; `data` gives the epoll data of a client. The orders that
     /// have come.
     pub(crate) fn handle_ready(

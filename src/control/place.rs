@@ -25,6 +25,8 @@ pub(super) struct Place {
     pub(super) identity: (u64, u64),
     /// The folder that was made for it, removed with it.
     pub(super) folder: Option<PathBuf>,
+    /// The permissions of the socket's file.
+    pub(super) mode: u32,
 }
 
 /// What the environment says of runtime directories.
@@ -100,7 +102,24 @@ impl Place {
             let _ = std::fs::remove_dir(folder);
         }
         let (listener, identity) = bound?;
-        Ok(Place { listener, path: path.to_owned(), identity, folder })
+        Ok(Place { listener, path: path.to_owned(), identity, folder, mode })
+    }
+
+    /// Whether its file is still there.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
+
+    /// Binds another socket at the same place.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn again(&self) -> Result<Place, String> {
+        let mut place = Place::bind(&self.path, self.folder.is_some(), self.mode)?;
+        if place.folder.is_none() {
+            place.folder.clone_from(&self.folder);
+        }
+        Ok(place)
     }
 
     /// Where it is.
@@ -111,7 +130,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+        if self.is_there() {
             let _ = std::fs::remove_file(&self.path);
         }
         if let Some(folder) = &self.folder {

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 /// The form of this file.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What must be understood before anything else is.
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 
 use super::super::event::{Plan, Serial};
 use super::super::spawn;
+use super::super::token::Token;
 use super::{Performer, Prepared, Source, open_log};
 use crate::listeners::Listener;
 use crate::settings::Settings;
@@ -131,6 +132,7 @@ impl Performer<'_> {
             self.tell_of_ending(number, &ending);
         }
         self.keep_listeners();
+        self.control.restore(&self.epoll, Token::Control(0).to_u64(), &self.logger);
         self.watch_idleness(generation);
         if generation > 1 {
             match open_log(&settings) {
