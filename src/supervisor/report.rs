@@ -318,8 +318,8 @@ impl Performer<'_> {
             }
             wire::Order::Scale { workers } => self.scale(Order::Scale(*workers), i64::from(*workers), state),
             wire::Order::ScaleBy { difference } => {
-                let have = newest(state).map_or(0, |generation| i64::from(generation.size()));
-                self.scale(Order::ScaleBy(*difference), have.saturating_add(i64::from(*difference)), state)
+                let wanted = i64::from(self.ordered(state)).saturating_add(i64::from(*difference));
+                self.scale(Order::ScaleBy(*difference), wanted, state)
             }
             wire::Order::Retire { slot } => {
                 let serves = state.generations.iter().any(|generation| generation.serves_at(*slot));
@@ -415,8 +415,21 @@ impl Performer<'_> {
         seen
     }
 
+    /// How many workers there are once the orders that were taken before are obeyed.
+    fn ordered(&self, state: &State) -> u32 {
+        let size = newest(state).map_or(0, |generation| generation.size());
+        self.events.iter().fold(size, |have, event| match event {
+            Event::Order(Order::Scale(workers)) => *workers,
+            // The last one stays.
+            Event::Order(Order::ScaleBy(difference)) => {
+                Some(have.saturating_add_signed(*difference)).filter(|wanted| *wanted > 0).unwrap_or(have)
+            }
+            _ => have,
+        })
+    }
+
     fn scale(&mut self, order: Order, wanted: i64, state: &State) -> Option<Answer> {
-        let have = newest(state).map_or(0, |generation| generation.slots.len());
+        let have = self.ordered(state);
         let answer = match usize::try_from(wanted).ok().filter(|wanted| (1..=MOST_WORKERS).contains(wanted)) {
             None => Answer::Failed { text: format!("{wanted} workers cannot be had: from 1 to {MOST_WORKERS}") },
             Some(_) if have == 0 => Answer::Failed { text: "no generation is there yet".into() },

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 from harness import Gate, until
@@ -275,6 +275,32 @@ def test_the_words_of_gunicornc_are_understood(instance):
     assert server.wait() == 0
 
 
+def test_orders_that_come_at_once_are_answered_with_what_becomes_of_all_of_them(instance):
+    server, ctl = instance("plain:app", "--workers", 2)
+    orders = [{"order": "scale_by", "difference": by} for by in (1, 1, -1, -3)] + [{"order": "scale", "workers": 1}]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(ctl.path))
+        client.sendall(b"".join(json.dumps(order).encode() + b"\n" for order in orders))
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(20)
+        answers = [json.loads(line) for line in client.makefile()]
+    assert [answer["text"] for answer in answers] == [
+        "from now on 3 workers, 2 before", "from now on 4 workers, 3 before", "from now on 3 workers, 4 before",
+        "0 workers cannot be had: from 1 to 4096", "from now on 1 worker, 3 before"]
+    until(lambda: len(serving(ctl)) == 1, "one worker")
+
+
+def test_an_arbiter_that_does_not_answer_gets_no_order_that_it_would_obey_later(instance):
+    server, ctl = instance("plain:app")
+    server.signal(SIGSTOP)
+    try:
+        refused = ctl("reload")
+    finally:
+        server.signal(SIGCONT)
+    assert refused.returncode == 3 and "does not answer" in refused.stderr
+    assert asked(ctl, "status")["generation"] == 1
+
+
 # The socket
 
 
@@ -333,6 +359,23 @@ def test_the_socket_of_an_instance_that_runs_is_not_taken_from_it(instance):
     assert second.get("/").status == 200
     second.stop()
     assert asked(ctl, "status")["pid"] == first.pid
+
+
+@pytest.mark.parametrize("gone", ["file", "folder"])
+def test_a_socket_that_somebody_has_removed_is_made_anew_by_the_next_reload(serve, needs, gone):
+    needs(os.geteuid() == 0 or os.environ.get("XDG_RUNTIME_DIR"), "a runtime directory")
+    server = serve("plain:app")
+    folder = Path("/run" if os.geteuid() == 0 else os.environ["XDG_RUNTIME_DIR"]) / f"rgunicorn-{server.pid}"
+    path = folder / "control.sock"
+    path.unlink()
+    if gone == "folder":
+        folder.rmdir()
+    server.signal(SIGHUP)
+    server.found("The control socket .* was gone and is made anew")
+    assert control("-s", path, "status").returncode == 0
+    assert [stat.S_IMODE(made.stat().st_mode) for made in (path, folder)] == [0o600, 0o700]
+    server.stop()
+    assert not folder.exists()
 
 
 def test_another_user_is_told_that_permission_is_missing(serve, needs):

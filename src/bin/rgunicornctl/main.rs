@@ -46,6 +46,14 @@ fn run(words: &Words) -> Result<(), Failure> {
         Command::Kill(pid) => Order::Retire { slot: slot_of(words, *pid)? },
     };
     let mut client = Client::connect(words)?;
+    let only_asks = matches!(order, Order::Status | Order::Workers | Order::Requests | Order::Settings);
+    if !only_asks {
+        // One that does not answer would obey at some later time, when nobody expects it.
+        client.send(&Order::Requests, false)?;
+        if let Answer::Failed { text } = client.receive()? {
+            return Err(Failure { exit: FAILED, message: text });
+        }
+    }
     let patient = matches!(order, Order::Reload { .. } | Order::Upgrade | Order::Stop { .. });
     client.send(&order, patient)?;
     // What cannot be printed changes nothing in what was ordered, which goes on and whose outcome is the exit status.
@@ -69,13 +77,12 @@ fn run(words: &Words) -> Result<(), Failure> {
             printed = printed.and(say("stopped\n"));
         }
     }
-    match (printed, order) {
-        (Err(failure), Order::Status | Order::Workers | Order::Requests | Order::Settings) => Err(failure),
-        (Err(failure), _) => {
+    match printed {
+        Err(failure) if !only_asks => {
             complain(&format!("it is done, but {}", failure.message));
             Ok(())
         }
-        (Ok(()), _) => Ok(()),
+        printed => printed,
     }
 }
 
