@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from signal import SIGTERM
 
 import pytest
 from harness.server import control
@@ -113,6 +114,46 @@ def app(environ, start_response):
     if signals == "blocked":
         server.found("GET /hangs has been in the application .*No stack could be taken")
     assert server.get("/").status == 200
+
+
+def test_a_worker_that_hangs_leaves_once_its_other_requests_are_finished(serve, tmp_path):
+    gate = tmp_path / "gate"
+    server = serve("app:app", "--timeout", 1, "--graceful-timeout", 300, "--threads", 3, files={"app.py": f"""
+import os, time
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/hangs":
+        time.sleep(1000)
+    start_response("200 OK", [])
+    if path == "/feed":
+        while not os.path.exists({str(gate)!r}):
+            yield b"."
+            time.sleep(0.05)
+        yield b"end"
+"""})
+    server.expect("GET /hangs has been in the application")
+    (before,) = server.workers
+    with server.connect() as feed, server.connect(timeout=20) as client:
+        feed.request(target="/feed", headers=[("Connection", "close")])
+        client.request(target="/hangs")
+        assert client.response().status == 504
+        until(lambda: set(server.workers) - {before}, "the replacement")
+        feed.received(40 * len("1\r\n.\r\n"))  # two seconds
+        assert before in server.workers, "somebody is served there"
+        gate.touch()
+        assert feed.ended().endswith(b"end\r\n0\r\n\r\n")
+    until(lambda: before not in server.children, "the worker that hung to be gone")
+    server.found("GET /hangs is cut off after", "warning")
+
+
+def test_a_stop_does_not_wait_for_requests_that_have_timed_out(serve):
+    server = serve("app:app", "--workers", 2, "--timeout", 1, "--graceful-timeout", 300, files=APP)
+    server.expect("GET /hang_in_sleep has been in the application")
+    with server.connect(timeout=20) as client:
+        client.request(target="/hang_in_sleep")
+        assert client.response().status == 504
+        server.signal(SIGTERM)
+        assert server.wait() == 0
 
 
 def test_a_request_that_made_progress_is_told_with_the_time_since(serve, tmp_path):

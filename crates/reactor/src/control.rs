@@ -118,15 +118,16 @@ impl Reactor {
     }
 
     /// Ends the worker once the last connection has gone and the application has come back: what it does after its
-    /// response (`close()` of the body) has the same time as the response itself.
+    /// response (`close()` of the body) has the same time as the response itself. Requests that have timed out are not
+    /// waited for.
     pub(crate) fn finish_if_retired(self: &Arc<Self>) {
         if self.retiring.load(Ordering::SeqCst) {
-            if self.connections() == 0 && self.lanes.inside() == 0 && self.take_last() {
+            if self.owes_nobody() && self.take_last() {
                 self.kick_pollers();
                 return;
             }
             let _none_arrives = lock(&self.arrival);
-            if self.connections() == 0 && self.lanes.inside() == 0 {
+            if self.owes_nobody() {
                 // A driver that has something to do before the end sees it in its next turn.
                 if let Some(coroutines) = self.coroutines.as_ref().filter(|coroutines| coroutines.is_held()) {
                     coroutines.ring();

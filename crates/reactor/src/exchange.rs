@@ -409,7 +409,7 @@ impl Exchange {
                 return finished;
             }
             Stage::Unanswered | Stage::Broken => {
-                self.reactor.end(connection);
+                self.end(connection);
                 return finished;
             }
         }
@@ -420,9 +420,9 @@ impl Exchange {
         match (end, sent) {
             (End::CloseShort { missing }, _) => {
                 finished.missing = missing;
-                self.reactor.end(connection);
+                self.end(connection);
             }
-            (_, Err(_)) => self.reactor.end(connection),
+            (_, Err(_)) => self.end(connection),
             (End::KeepAlive, Ok(_)) => self.give_back(connection, true, hands),
             (End::Close, Ok(_)) => self.give_back(connection, false, hands),
         }
@@ -430,13 +430,22 @@ impl Exchange {
     }
 
     fn give_back(&self, mut connection: Box<Connection>, keep_alive: bool, hands: &mut Hands) {
-        // What the lane still does for this request concerns the connection no more, which soon has its next one.
-        if let Some(lane) = self.lane.filter(|_| !self.reactor.settings.timeout.is_zero()) {
-            self.reactor.in_lanes.set(lane, None);
-        }
+        self.part(&connection);
         let verdict = connection.finish_response(keep_alive, hands, &self.reactor.surroundings());
         if let Some(connection) = self.reactor.follow(verdict, connection) {
             self.reactor.queue_request(connection);
+        }
+    }
+
+    fn end(&self, connection: Box<Connection>) {
+        self.part(&connection);
+        self.reactor.end(connection);
+    }
+
+    /// What the lane still does for this request concerns the connection no more, which soon has its next one, or ends.
+    fn part(&self, connection: &Connection) {
+        if let Some(lane) = self.lane.filter(|_| !self.reactor.settings.timeout.is_zero()) {
+            self.reactor.in_lanes.part(lane, &connection.socket);
         }
     }
 }
@@ -466,7 +475,7 @@ impl Drop for Exchange {
             if self.status != 101 {
                 self.record(Instant::now());
             }
-            self.reactor.end(connection);
+            self.end(connection);
         }
     }
 }

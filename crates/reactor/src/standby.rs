@@ -89,8 +89,8 @@ impl Reactor {
                     let seconds = monotonic_us().saturating_sub(running.glance.since) as f64 / 1e6;
                     slog::warn!(
                         self.log,
-                        "{} {} is cut off after {:.1} s in the application: the worker leaves at once, \
-                        or graceful_timeout is over",
+                        "{} {} is cut off after {:.1} s in the application: it has timed out and its worker has nothing \
+                        else to do, graceful_timeout is over, or the worker leaves at once",
                         running.method,
                         running.path,
                         seconds; event::REQUEST_CUT, "request_id" => Some(&running.id).filter(|id| !id.is_empty())
@@ -104,7 +104,7 @@ impl Reactor {
 
     /// Looks for what is to be told to the arbiter; gives the instant at which to look again, if any request is in a
     /// lane.
-    pub(crate) fn look_around(&self, watch: &mut Watch) -> Option<Instant> {
+    pub(crate) fn look_around(self: &Arc<Self>, watch: &mut Watch) -> Option<Instant> {
         let memory = self.watch_memory(&mut watch.growth);
         self.watch_lanes(watch).into_iter().chain(memory).min()
     }

@@ -11,6 +11,12 @@
 //! while its connection has its next request, in another lane, and the flag is that request's. So a lane takes its
 //! connection out of [`InLanes`] before it gives it back, and the standby holds the lock of that place from its look
 //! until the client is told: what it finds there belongs to the request whose time is over, if the lane has that still.
+//!
+//! **The end of a worker that hangs.** A lane that has been given up may never come back, and a worker that retires waits
+//! for nobody else's sake: it ends once only such lanes are in the application, and only their connections are open. The
+//! lanes and the connections are counted elsewhere, so the lanes given up are looked at before and after: one that was
+//! there both times was counted in between, with its connection if it had one both times, so equal numbers mean that
+//! nobody else was.
 
 use crate::memory::Growth;
 use crate::offspring::Socket;
@@ -51,7 +57,16 @@ pub(crate) struct Watch {
 
 /// The requests in the lanes.
 #[derive(Debug)]
-pub(crate) struct InLanes(Vec<Mutex<Option<InLane>>>);
+pub(crate) struct InLanes(Vec<Mutex<Place>>);
+
+/// What is in a lane.
+#[derive(Debug, Default)]
+struct Place {
+    /// None: nothing, or a request whose connection has been given back or has ended.
+    request: Option<InLane>,
+    /// The number of its request, once nothing more is expected of it, and since when.
+    given_up: Option<(u64, Instant)>,
+}
 
 /// A request in a lane, as far as the standby must know it.
 #[derive(Debug)]
@@ -60,25 +75,48 @@ pub(crate) struct InLane {
     pub(crate) request_id: Option<IdText>,
 }
 
+/// A lane of which nothing more is expected.
+#[derive(Debug, PartialEq, Eq)]
+struct GivenUp {
+    lane: usize,
+    request: u64,
+    has_connection: bool,
+}
+
 impl InLanes {
     pub(crate) fn new(lanes: usize) -> InLanes {
-        InLanes((0..lanes).map(|_| Mutex::new(None)).collect())
+        InLanes((0..lanes).map(|_| Mutex::default()).collect())
     }
 
+    /// The lane has a new request, or none.
     pub(crate) fn set(&self, lane: usize, request: Option<InLane>) {
         if let Some(place) = self.0.get(lane) {
-            *lock(place) = request;
+            *lock(place) = Place { request, given_up: None };
         }
     }
 
-    /// Looks at a lane's request, which keeps its connection meanwhile.
-    fn with<T>(&self, lane: usize, act: impl FnOnce(Option<&InLane>) -> T) -> T {
-        match self.0.get(lane) {
-            Some(place) => act(lock(place).as_ref()),
-            None => act(None),
+    /// The lane's request no longer has its connection, if it is this one. To be called before the connection is given
+    /// back or ended.
+    pub(crate) fn part(&self, lane: usize, socket: &Arc<Socket>) {
+        if let Some(place) = self.0.get(lane) {
+            lock(place).request.take_if(|request| Arc::ptr_eq(&request.socket, socket));
         }
     }
+
+    /// The lanes that were given up so long ago.
+    fn given_up(&self, ago: Duration) -> Vec<GivenUp> {
+        let place = |(lane, place): (usize, &Mutex<Place>)| {
+            let place = lock(place);
+            let (request, _) = place.given_up.filter(|(_, since)| since.elapsed() >= ago)?;
+            Some(GivenUp { lane, request, has_connection: place.request.is_some() })
+        };
+        self.0.iter().enumerate().filter_map(place).collect()
+    }
 }
+
+/// For how long a lane that was given up is waited for by a worker that has nothing else to do: it may be about to come
+/// back, and to write its access line.
+const LATE_FOR: Duration = Duration::from_secs(1);
 
 /// A standby that is back so much later than it meant to be did not run, and neither did the lanes: the worker was
 /// stopped (SIGSTOP, the control group's freezer, a paused virtual machine) or got no processor.
@@ -106,13 +144,13 @@ impl Watch {
 impl Reactor {
     /// Looks for requests whose time is over; gives the instant at which to look again, if any request is in a lane.
     /// Time in which the worker did not run is not the requests'.
-    pub(crate) fn watch_lanes(&self, watch: &mut Watch) -> Option<Instant> {
+    pub(crate) fn watch_lanes(self: &Arc<Self>, watch: &mut Watch) -> Option<Instant> {
         watch.note_pause(Instant::now(), monotonic_us());
         watch.due = self.look_at_lanes(watch);
         watch.due
     }
 
-    fn look_at_lanes(&self, watch: &mut Watch) -> Option<Instant> {
+    fn look_at_lanes(self: &Arc<Self>, watch: &mut Watch) -> Option<Instant> {
         let timeout = self.settings.timeout;
         if timeout.is_zero() || self.lanes.inside() == 0 {
             watch.pause = (0, 0);
@@ -147,10 +185,24 @@ impl Reactor {
             let at = start + Duration::from_micros(limit - age);
             next = Some(next.map_or(at, |earlier: Instant| earlier.min(at)));
         }
+        if !self.in_lanes.given_up(Duration::ZERO).is_empty() {
+            // Nothing else may happen any more in a worker that retires.
+            self.finish_if_retired();
+            return Some(watch.look_at);
+        }
         if let Some(at) = next {
             watch.look_at = at.max(watch.look_at);
         }
         next
+    }
+
+    /// Whether no connection is open and no lane in the application but for those that have been given up.
+    pub(crate) fn owes_nobody(&self) -> bool {
+        let before = self.in_lanes.given_up(LATE_FOR);
+        let held = before.iter().filter(|lane| lane.has_connection).count();
+        self.connections() == held
+            && self.lanes.inside() as usize == before.len()
+            && self.in_lanes.given_up(LATE_FOR) == before
     }
 
     /// The `timeout` of a lane has passed, and its stack is this, or that of its thread.
@@ -163,16 +215,22 @@ impl Reactor {
     fn time_out(&self, lane: usize, glance: Glance, stack: Option<String>) {
         let request = self.sheet.lane(lane).and_then(|record| record.look());
         let stack = stack.or_else(|| (self.take_stack)(glance.thread));
-        let answered = self.in_lanes.with(lane, |in_lane| {
+        let Some(place) = self.in_lanes.0.get(lane) else { return };
+        let (answered, age, id) = {
+            let mut place = lock(place);
             // It may have come back while its stack was taken, and then nothing is wrong any more. The number of the
             // request is raised before the next connection is put into the lane's place.
             let still = self.sheet.lane(lane).and_then(|record| record.glance());
-            still.filter(|still| still.request == glance.request)?;
+            if still.is_none_or(|still| still.request != glance.request) {
+                return;
+            }
+            // A loop that hangs does so with all its requests.
+            place.given_up = Some((glance.request, Instant::now())).filter(|_| self.coroutines.is_none());
+            let in_lane = place.request.as_ref();
             let id = in_lane.and_then(|request| request.request_id.as_ref()).map(IdText::to_string);
             let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
-            Some((self.answer_timeout(in_lane, age), age, id))
-        });
-        let Some((answered, age, id)) = answered else { return };
+            (self.answer_timeout(in_lane, age), age, id)
+        };
         self.sheet.count(Counter::Timeouts);
         let name = request.as_ref().map_or_else(|| "a request".to_owned(), line);
         let id = id.or_else(|| request.map(|request| request.id).filter(|id| !id.is_empty()));
