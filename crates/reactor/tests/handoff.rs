@@ -244,8 +244,17 @@ fn handed_over(worker: &Worker) -> u64 {
 fn serving(worker: &Worker) {
     worker.promote();
     until("the worker to serve", || worker.reactor.sheet.service() == ServiceState::Serving);
-    // Nothing says that it sleeps in epoll_wait now. If it does not yet, a round proves less, and no other thing.
-    std::thread::sleep(Duration::from_millis(2));
+    until("all threads to sleep", others_sleep);
+}
+
+/// Whether all threads of this process sleep but the calling one.
+fn others_sleep() -> bool {
+    let me = nix::unistd::gettid().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter(|task| task.file_name() != *me).all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S'))
+    })
 }
 
 // The kernel wakes one worker for what comes (EPOLLEXCLUSIVE). One that is told to leave in that very moment must not take
