@@ -275,19 +275,24 @@ fn slow_worker(instance: &Instance, settings: &WorkerSettings) -> Worker {
     worker
 }
 
-/// The kernel asks them in the order in which they came, so each is the first in half of the rounds.
-fn one_who_leaves_and_one_who_stays(instance: &Instance, settings: &WorkerSettings, round: u32) -> (Worker, Worker) {
-    let stays = || {
-        let stays = instance.worker(settings, 1, hello());
-        serving(&stays);
-        stays
-    };
-    if round.is_multiple_of(2) {
-        let leaves = slow_worker(instance, settings);
-        (leaves, stays())
-    } else {
-        let stays = stays();
-        (slow_worker(instance, settings), stays)
+/// A client comes who wakes the worker that is told to leave in that moment: is it answered? The kernel asks the two
+/// workers in the order in which they came, so each is the first in half of the rounds.
+fn one_who_leaves_and_one_who_stays(comes: impl Fn(&Instance) -> Client) {
+    on_one_processor();
+    let settings = WorkerSettings { workers: 2, ..settings() };
+    for leaver_is_first in [true, false].repeat(10) {
+        let instance = Instance::new();
+        let stays = || {
+            let stays = instance.worker(&settings, 1, hello());
+            serving(&stays);
+            stays
+        };
+        let mut staying = (!leaver_is_first).then(stays);
+        let leaves = slow_worker(&instance, &settings);
+        staying.get_or_insert_with(stays);
+        let mut client = comes(&instance);
+        leaves.retire(Duration::from_secs(60), true);
+        assert!(client.get("/").ends_with("hello"));
     }
 }
 
@@ -308,29 +313,15 @@ fn what_wakes_a_worker_that_is_told_to_leave_is_served_by_another() {
 #[test]
 #[ignore = "binds its process to a processor: what_wakes_a_worker_that_is_told_to_leave_is_served_by_another runs it"]
 fn a_connection_that_wakes_a_worker_which_is_told_to_leave() {
-    on_one_processor();
-    let mut settings = settings();
-    settings.workers = 2;
-    for round in 0..20 {
-        let instance = Instance::new();
-        let (leaves, _stays) = one_who_leaves_and_one_who_stays(&instance, &settings, round);
-        let mut client = Client::connect(&instance);
-        leaves.retire(Duration::from_secs(60), true);
-        assert!(client.get("/").ends_with("hello"));
-    }
+    one_who_leaves_and_one_who_stays(Client::connect);
 }
 
 #[test]
 #[ignore = "binds its process to a processor: what_wakes_a_worker_that_is_told_to_leave_is_served_by_another runs it"]
 fn a_handed_over_connection_that_wakes_a_worker_which_is_told_to_leave() {
-    on_one_processor();
-    let mut settings = settings();
-    settings.workers = 2;
-    for round in 0..20 {
-        let instance = Instance::new();
-        let (leaves, _stays) = one_who_leaves_and_one_who_stays(&instance, &settings, round);
+    one_who_leaves_and_one_who_stays(|instance| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = Client::to(listener.local_addr().unwrap());
+        let client = Client::to(listener.local_addr().unwrap());
         let (connection, _) = listener.accept().unwrap();
         connection.set_nonblocking(true).unwrap();
         // An idle connection with nothing to be said about it, as another worker would have sent it.
@@ -339,10 +330,8 @@ fn a_handed_over_connection_that_wakes_a_worker_which_is_told_to_leave() {
         let rights = [ControlMessage::ScmRights(&fds)];
         let send = instance.handoff.1.as_raw_fd();
         sendmsg::<UnixAddr>(send, &[IoSlice::new(&datagram)], &rights, MsgFlags::empty(), None).unwrap();
-        leaves.retire(Duration::from_secs(60), true);
-        drop(connection);
-        assert!(client.get("/").ends_with("hello"));
-    }
+        client
+    });
 }
 
 #[test]
