@@ -369,6 +369,13 @@ impl Generation {
                     *kill_at = now + graceful.max(STOP_TIME) + MARGIN;
                 }
             }
+            // Those who were to take over what it cannot answer leave, too. Its deadline stays.
+            Phase::Retiring { kill_at } if !successors => {
+                let left = kill_at.saturating_duration_since(now + MARGIN);
+                let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                let message = ToWorker::Retire { deadline_ms, successors, drain_listeners: false };
+                actions.push(Action::Send { to: serial, message });
+            }
             Phase::Faulted { .. } | Phase::Retiring { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => {}
         }
     }
