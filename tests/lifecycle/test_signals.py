@@ -84,6 +84,76 @@ def test_term_lets_requests_finish_that_wait_for_the_lane_of_another_worker(serv
     assert server.wait() == 0
 
 
+def test_term_during_a_reload_leaves_no_request_to_workers_that_leave_too(serve, tmp_path):
+    server = serve("plain:app", "--workers", 1, "--graceful-timeout", 60)
+    gate = Gate(tmp_path)
+    with server.connect() as client, server.connect() as upload:
+        client.request(target=gate.target)
+        old = gate.entered()
+        upload.request("POST", "/echo", [("Content-Length", "10")])
+        upload.send(b"first")
+        server.signal(SIGHUP)
+        server.found("Generation 2 serves")
+        server.signal(SIGTERM)
+        until(lambda: server.workers == [old], "the new worker to be gone")
+        upload.send(b"later")
+        upload.socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            upload.socket.recv(1)
+        upload.socket.settimeout(10)
+        gate.open()
+        assert client.response().text == "through the gate\n"
+        assert upload.response().text == "firstlater"
+
+
+FEED = """
+import os, sys, time
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/hangs":
+        time.sleep(1000)
+    start_response("200 OK", [])
+    if path.startswith("/feed"):
+        while not os.path.exists(environ["QUERY_STRING"]):
+            yield b"."
+            time.sleep(0.05)
+    yield b"end"
+"""
+
+
+def test_a_worker_that_hangs_takes_no_request_at_a_stop_that_another_one_will_answer(serve, tmp_path):
+    socket, gate = tmp_path / "control.sock", tmp_path / "gate"
+    server = serve("app:app", "--workers", 2, "--timeout", 2, "--graceful-timeout", 60, "--control-socket", socket,
+                   files={"app.py": FEED})
+    server.expect("GET /hangs has been in the application")
+    with server.connect() as hung, server.connect() as feed, server.connect(timeout=20) as waits:
+        feed.request(target=f"/feed?{gate}", headers=[("Connection", "close")])
+        feed.received(5 * len("1\r\n.\r\n"))
+        hung.request(target="/hangs")
+        waits.request(target="/")
+        until(lambda: _handed_over(socket) > 0, "it to be in the handoff")
+        server.signal(SIGTERM)
+        assert hung.response().status == 504
+        # Five seconds since it began: nothing more is expected of the lane that hangs.
+        feed.received(100 * len("1\r\n.\r\n"))
+        gate.touch()
+        assert feed.ended().endswith(b"end\r\n0\r\n\r\n")
+        assert waits.response().text == "end"
+
+
+def test_what_waits_for_a_worker_that_hangs_is_told_so_at_a_stop(serve):
+    server = serve("app:app", "--workers", 1, "--timeout", 1, "--graceful-timeout", 60, files={"app.py": FEED})
+    server.expect("GET /hangs has been in the application")
+    with server.connect() as hung, server.connect(timeout=20) as waits:
+        hung.request(target="/hangs")
+        waits.request(target="/")
+        server.signal(SIGTERM)
+        assert hung.response().status == 504
+        assert waits.response().status == 503
+    server.found("a request was answered with 503: its worker leaves, and all its lanes", "warning")
+    server.found("GET /hangs is cut off after .* it has timed out, and its worker ends", "warning")
+
+
 def test_while_it_stops_new_clients_are_refused_and_do_not_wait_for_the_end(serve, tmp_path):
     server = serve("plain:app", bind=["127.0.0.1:0", f"unix:{tmp_path}/second.sock"])
     tcp, unix = server.address, str(tmp_path / "second.sock")

@@ -122,9 +122,15 @@ impl Reactor {
     /// waited for.
     pub(crate) fn finish_if_retired(self: &Arc<Self>) {
         if self.retiring.load(Ordering::SeqCst) {
-            if self.owes_nobody() && self.take_last() {
-                self.kick_pollers();
-                return;
+            if self.owes_nobody() {
+                if !self.lanes.any_free() && self.last_wait() {
+                    // Others may have lanes for them. If not, they are named at the deadline.
+                    return;
+                }
+                if self.lanes.any_free() && self.take_last() {
+                    self.kick_pollers();
+                    return;
+                }
             }
             let _none_arrives = lock(&self.arrival);
             if self.owes_nobody() {

@@ -90,6 +90,17 @@ impl Reactor {
         self.all_leave() && self.takes() && self.take_over()
     }
 
+    /// Whether complete requests wait in the handoff that no generation to come takes.
+    pub(crate) fn last_wait(&self) -> bool {
+        self.all_leave() && matches!(self.head_of_handoff(), Head::Waited(_))
+    }
+
+    /// Whether nobody will have a lane for a request that is here: all of this worker's are given up, and nothing is offered
+    /// when all workers leave.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.all_leave() && self.has_given_up_all()
+    }
+
     /// Drops a connection that lives on elsewhere.
     pub(crate) fn forget(&self, connection: Box<Connection>) {
         lock(&self.table).leave(connection.token);

@@ -42,6 +42,10 @@ impl Reactor {
 
     /// Answers the requests that have waited for `queue_timeout`, here and in the handoff. When to do so again.
     pub(crate) fn refuse_late_requests(self: &Arc<Self>, hands: &mut Hands) -> Option<Instant> {
+        if self.is_hopeless() {
+            let (waiting, _) = lock(&self.table).take_late_requests(Duration::ZERO);
+            waiting.into_iter().for_each(|connection| self.refuse_hopeless(connection, hands));
+        }
         let limit = self.settings.queue_timeout;
         if limit.is_zero() {
             return None;
@@ -79,10 +83,21 @@ impl Reactor {
     }
 
     /// `queue_timeout`: 503 with Retry-After.
-    pub(crate) fn refuse_late(self: &Arc<Self>, mut connection: Box<Connection>, hands: &mut Hands) {
+    pub(crate) fn refuse_late(self: &Arc<Self>, connection: Box<Connection>, hands: &mut Hands) {
         slog::warn!(self.log, "a request waited too long for a lane and was answered with 503"; event::QUEUE_TIMEOUT,
             "setting" => "queue_timeout", "remote_addr" => connection.peer_text());
         self.sheet.count(Counter::QueueTimeouts);
+        self.refuse(connection, hands);
+    }
+
+    /// See [`Reactor::is_hopeless`].
+    fn refuse_hopeless(self: &Arc<Self>, connection: Box<Connection>, hands: &mut Hands) {
+        slog::warn!(self.log, "a request was answered with 503: its worker leaves, and all its lanes are in requests that \
+            have timed out"; event::REQUEST_CUT, "remote_addr" => connection.peer_text());
+        self.refuse(connection, hands);
+    }
+
+    fn refuse(self: &Arc<Self>, mut connection: Box<Connection>, hands: &mut Hands) {
         let verdict = connection.answer_error(503, hands, &self.surroundings());
         // It lingers or ends: its request has had its answer.
         if let Some(connection) = self.follow(verdict, connection) {

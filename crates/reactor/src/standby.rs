@@ -17,7 +17,7 @@ use crate::hands::Hands;
 use crate::reactor::{Reactor, lock};
 use crate::timeouts::Watch;
 use rgunicorn_log::event;
-use rgunicorn_protocol::scoreboard::{LaneRecord, monotonic_us};
+use rgunicorn_protocol::scoreboard::monotonic_us;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -85,15 +85,21 @@ impl Reactor {
         let until = Instant::now() + LEAVE_WITHIN;
         while self.lanes.inside() > 0 {
             if Instant::now() >= until {
-                for running in self.sheet.lanes().iter().filter_map(LaneRecord::look) {
+                for (lane, record) in self.sheet.lanes().iter().enumerate() {
+                    let Some(running) = record.look() else { continue };
+                    let because = if self.is_given_up(lane) {
+                        "it has timed out, and its worker ends"
+                    } else {
+                        "graceful_timeout is over, or the worker leaves at once"
+                    };
                     let seconds = monotonic_us().saturating_sub(running.glance.since) as f64 / 1e6;
                     slog::warn!(
                         self.log,
-                        "{} {} is cut off after {:.1} s in the application: it has timed out and its worker has nothing \
-                        else to do, graceful_timeout is over, or the worker leaves at once",
+                        "{} {} is cut off after {:.1} s in the application: {}",
                         running.method,
                         running.path,
-                        seconds; event::REQUEST_CUT, "request_id" => Some(&running.id).filter(|id| !id.is_empty())
+                        seconds,
+                        because; event::REQUEST_CUT, "request_id" => Some(&running.id).filter(|id| !id.is_empty())
                     );
                 }
                 crate::sys::end_process();

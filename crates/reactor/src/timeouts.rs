@@ -28,7 +28,7 @@ use rgunicorn_log::event;
 use rgunicorn_protocol::FromWorker;
 use rgunicorn_protocol::scoreboard::{Counter, Glance, LaneState, Running, monotonic_us};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,11 @@ pub(crate) struct Watch {
 
 /// The requests in the lanes.
 #[derive(Debug)]
-pub(crate) struct InLanes(Vec<Mutex<Place>>);
+pub(crate) struct InLanes {
+    places: Vec<Mutex<Place>>,
+    /// Lanes that were given up. Written under the lock of the place.
+    given_up: AtomicUsize,
+}
 
 /// What is in a lane.
 #[derive(Debug, Default)]
@@ -85,32 +89,44 @@ struct GivenUp {
 
 impl InLanes {
     pub(crate) fn new(lanes: usize) -> InLanes {
-        InLanes((0..lanes).map(|_| Mutex::default()).collect())
+        InLanes { places: (0..lanes).map(|_| Mutex::default()).collect(), given_up: AtomicUsize::new(0) }
     }
 
     /// The lane has a new request, or none.
     pub(crate) fn set(&self, lane: usize, request: Option<InLane>) {
-        if let Some(place) = self.0.get(lane) {
-            *lock(place) = Place { request, given_up: None };
+        if let Some(place) = self.places.get(lane) {
+            let mut place = lock(place);
+            if place.given_up.is_some() {
+                self.given_up.fetch_sub(1, Ordering::SeqCst);
+            }
+            *place = Place { request, given_up: None };
         }
     }
 
     /// The lane's request no longer has its connection, if it is this one. To be called before the connection is given
     /// back or ended.
     pub(crate) fn part(&self, lane: usize, socket: &Arc<Socket>) {
-        if let Some(place) = self.0.get(lane) {
+        if let Some(place) = self.places.get(lane) {
             lock(place).request.take_if(|request| Arc::ptr_eq(&request.socket, socket));
         }
     }
 
-    /// The lanes that were given up so long ago.
-    fn given_up(&self, ago: Duration) -> Vec<GivenUp> {
+    /// Whether there are lanes that were given up.
+    fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst) > 0
+    }
+
+    /// The lanes that were given up at least [`LATE_FOR`] ago.
+    fn given_up(&self) -> Vec<GivenUp> {
+        if !self.has_given_up() {
+            return Vec::new();
+        }
         let place = |(lane, place): (usize, &Mutex<Place>)| {
             let place = lock(place);
-            let (request, _) = place.given_up.filter(|(_, since)| since.elapsed() >= ago)?;
+            let (request, _) = place.given_up.filter(|(_, since)| since.elapsed() >= LATE_FOR)?;
             Some(GivenUp { lane, request, has_connection: place.request.is_some() })
         };
-        self.0.iter().enumerate().filter_map(place).collect()
+        self.places.iter().enumerate().filter_map(place).collect()
     }
 }
 
@@ -185,7 +201,7 @@ impl Reactor {
             let at = start + Duration::from_micros(limit - age);
             next = Some(next.map_or(at, |earlier: Instant| earlier.min(at)));
         }
-        if !self.in_lanes.given_up(Duration::ZERO).is_empty() {
+        if self.in_lanes.has_given_up() {
             // Nothing else may happen any more in a worker that retires.
             self.finish_if_retired();
             return Some(watch.look_at);
@@ -198,11 +214,19 @@ impl Reactor {
 
     /// Whether no connection is open and no lane in the application but for those that have been given up.
     pub(crate) fn owes_nobody(&self) -> bool {
-        let before = self.in_lanes.given_up(LATE_FOR);
+        let before = self.in_lanes.given_up();
         let held = before.iter().filter(|lane| lane.has_connection).count();
-        self.connections() == held
-            && self.lanes.inside() as usize == before.len()
-            && self.in_lanes.given_up(LATE_FOR) == before
+        self.connections() == held && self.lanes.inside() as usize == before.len() && self.in_lanes.given_up() == before
+    }
+
+    /// Whether the request in this lane is one of which nothing more is expected.
+    pub(crate) fn is_given_up(&self, lane: usize) -> bool {
+        self.in_lanes.given_up().iter().any(|given_up| given_up.lane == lane)
+    }
+
+    /// Whether nothing more is expected of any lane.
+    pub(crate) fn has_given_up_all(&self) -> bool {
+        self.in_lanes.given_up().len() == self.lanes.count()
     }
 
     /// The `timeout` of a lane has passed, and its stack is this, or that of its thread.
@@ -215,7 +239,7 @@ impl Reactor {
     fn time_out(&self, lane: usize, glance: Glance, stack: Option<String>) {
         let request = self.sheet.lane(lane).and_then(|record| record.look());
         let stack = stack.or_else(|| (self.take_stack)(glance.thread));
-        let Some(place) = self.in_lanes.0.get(lane) else { return };
+        let Some(place) = self.in_lanes.places.get(lane) else { return };
         let (answered, age, id) = {
             let mut place = lock(place);
             // It may have come back while its stack was taken, and then nothing is wrong any more. The number of the
@@ -225,7 +249,9 @@ impl Reactor {
                 return;
             }
             // A loop that hangs does so with all its requests.
-            place.given_up = Some((glance.request, Instant::now())).filter(|_| self.coroutines.is_none());
+            if self.coroutines.is_none() && place.given_up.replace((glance.request, Instant::now())).is_none() {
+                self.in_lanes.given_up.fetch_add(1, Ordering::SeqCst);
+            }
             let in_lane = place.request.as_ref();
             let id = in_lane.and_then(|request| request.request_id.as_ref()).map(IdText::to_string);
             let age = Duration::from_micros(monotonic_us().saturating_sub(glance.since));
