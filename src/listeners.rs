@@ -18,6 +18,7 @@ use crate::systemd::activation::{Activated, verify};
 use crate::systemd::fdstore::{StoredListener, name_of_listener};
 use crate::trouble::Trouble;
 use rgunicorn_protocol::ListenerAddress;
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,6 +55,22 @@ struct SocketFile {
     inode: u64,
     /// The socket outlives this process in the fd store, so its file must, too.
     stays: Cell<bool>,
+    /// What its mode and owner were made by; none: not known.
+    made_by: Cell<Option<MadeBy>>,
+}
+
+/// The settings from which the mode and owner of a socket's file come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct MadeBy {
+    umask: u32,
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl MadeBy {
+    fn of(settings: &Settings) -> MadeBy {
+        MadeBy { umask: settings.umask, uid: settings.uid, gid: settings.gid }
+    }
 }
 
 impl Drop for SocketFile {
@@ -88,20 +105,20 @@ impl Listener {
     }
 
     /// Gives a socket that we made the backlog and its file the mode and owner that the settings want, which may be others
-    /// than those with which it was made. What the settings before said, too, is left as it is: an operator may have
-    /// changed it by hand.
+    /// than those with which it was made. What they have made already is left as it is: an operator may have changed
+    /// it by hand.
     ///
     /// # Errors
     /// A sentence.
-    pub(crate) fn follow(&self, settings: &Settings, before: Option<&Settings>) -> Result<(), String> {
+    pub(crate) fn follow(&self, settings: &Settings) -> Result<(), String> {
         let Origin::Bound { file, .. } = &self.origin else { return Ok(()) };
         bind::renew_backlog(&self.fd, settings);
-        let said = |settings: &Settings| (settings.umask, settings.uid, settings.gid);
-        let Some(file) = file.as_ref().filter(|_| before.is_none_or(|before| said(before) != said(settings))) else {
-            return Ok(());
-        };
+        let wanted = MadeBy::of(settings);
+        let Some(file) = file.as_ref().filter(|file| file.made_by.get() != Some(wanted)) else { return Ok(()) };
         bind::renew_file(file, settings)
-            .map_err(|error| format!("{} keeps the mode and owner that it has: {error}", file.path.display()))
+            .map_err(|error| format!("{} keeps the mode and owner that it has: {error}", file.path.display()))?;
+        file.made_by.set(Some(wanted));
+        Ok(())
     }
 
     /// Nobody is let in any more; what waits in the backlog can still be accepted. To be called before it is closed,
@@ -274,9 +291,13 @@ impl Listeners {
         let address = verify(&fd).ok()?;
         bind::renew_backlog(&fd, settings);
         let file = match (wanted, file) {
-            (Bind::Unix(path), Some((device, inode))) => {
-                Some(SocketFile { path: path.clone(), device, inode, stays: Cell::new(false) })
-            }
+            (Bind::Unix(path), Some((device, inode))) => Some(SocketFile {
+                path: path.clone(),
+                device,
+                inode,
+                stays: Cell::new(false),
+                made_by: Cell::new(None),
+            }),
             (Bind::Tcp { .. } | Bind::UnixAbstract(_) | Bind::Unix(_) | Bind::Fd(_) | Bind::FdName(_), _) => None,
         };
         Some((fd, address, file))
@@ -435,9 +456,9 @@ mod tests {
         let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o777);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
-        opened.listeners[0].follow(&before, Some(&before)).unwrap();
+        opened.listeners[0].follow(&before).unwrap();
         assert_eq!(mode(), 0o660);
-        opened.listeners[0].follow(&Settings { umask: 0o077, ..before.clone() }, Some(&before)).unwrap();
+        opened.listeners[0].follow(&Settings { umask: 0o077, ..before }).unwrap();
         assert_eq!(mode(), 0o700);
     }
 

@@ -3,7 +3,7 @@
 //! Owns the system calls and the handling of socket files. Knows nothing of who uses the socket. Invariant: no file is
 //! removed unless it is a socket, nobody answers on it, and it is ours to remove.
 
-use super::{SocketFile, holder};
+use super::{MadeBy, SocketFile, holder};
 use crate::settings::{Bind, Settings};
 use crate::socket_file;
 use crate::systemd::activation::address_of;
@@ -11,6 +11,7 @@ use crate::trouble::Trouble;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
 use rgunicorn_protocol::ListenerAddress;
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -135,8 +136,13 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, Trouble> {
         Trouble::by(errno, words)
     })?;
     let made = std::fs::symlink_metadata(path)?;
-    let file =
-        SocketFile { path: path.to_owned(), device: made.dev(), inode: made.ino(), stays: std::cell::Cell::new(false) };
+    let file = SocketFile {
+        path: path.to_owned(),
+        device: made.dev(),
+        inode: made.ino(),
+        stays: Cell::new(false),
+        made_by: Cell::new(Some(MadeBy::of(settings))),
+    };
     if settings.uid.is_some() || settings.gid.is_some() {
         std::os::unix::fs::lchown(path, settings.uid, settings.gid).map_err(|error| {
             Trouble::by_io(&error, format!("the socket file cannot be given to the workers' user: {error}"))

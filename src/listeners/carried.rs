@@ -3,7 +3,7 @@
 //! Owns the plain form in which they travel; reading one opens and removes nothing. [`Listener::unpack`] makes a
 //! listener of it again, under the same fd.
 
-use super::{Listener, Listeners, Origin, SocketFile};
+use super::{Listener, Listeners, MadeBy, Origin, SocketFile};
 use crate::fds;
 use crate::settings::Bind;
 use rgunicorn_protocol::ListenerAddress;
@@ -25,7 +25,15 @@ pub(crate) struct Carried {
 enum From {
     Activated { number: i32, name: String },
     Inherited { number: i32 },
-    Bound { wanted: Bind, file: Option<(PathBuf, u64, u64)> },
+    Bound { wanted: Bind, file: Option<CarriedFile> },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct CarriedFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    made_by: Option<MadeBy>,
 }
 
 impl Listener {
@@ -35,7 +43,12 @@ impl Listener {
             Origin::Inherited { number } => From::Inherited { number: *number },
             Origin::Bound { wanted, file } => From::Bound {
                 wanted: wanted.clone(),
-                file: file.as_ref().map(|file| (file.path.clone(), file.device, file.inode)),
+                file: file.as_ref().map(|file| CarriedFile {
+                    path: file.path.clone(),
+                    device: file.device,
+                    inode: file.inode,
+                    made_by: file.made_by.get(),
+                }),
             },
         };
         Carried { fd: self.fd.as_raw_fd(), address: self.address.clone(), origin }
@@ -53,8 +66,8 @@ impl Listener {
     }
 }
 
-fn file_of((path, device, inode): (PathBuf, u64, u64)) -> SocketFile {
-    SocketFile { path, device, inode, stays: Cell::new(false) }
+fn file_of(CarriedFile { path, device, inode, made_by }: CarriedFile) -> SocketFile {
+    SocketFile { path, device, inode, stays: Cell::new(false), made_by: Cell::new(made_by) }
 }
 
 impl Listeners {

@@ -103,8 +103,7 @@ impl Performer<'_> {
         let settings = Rc::clone(&prepared.settings);
         let kept = prepared.listeners.clone();
         self.listeners.settle(&kept);
-        let before = self.generations.range(..generation).next_back().map(|(_, older)| Rc::clone(&older.settings));
-        for wrong in kept.iter().filter_map(|listener| listener.follow(&settings, before.as_deref()).err()) {
+        for wrong in kept.iter().filter_map(|listener| listener.follow(&settings).err()) {
             warn!(self.logger, "{}", wrong; event::FAILURE);
             self.history.hear(Level::Warning, wrong);
         }
