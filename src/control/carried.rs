@@ -25,6 +25,7 @@ struct CarriedPlace {
     fd: RawFd,
     path: PathBuf,
     identity: (u64, u64),
+    makes_folder: bool,
     folder: Option<PathBuf>,
     mode: u32,
 }
@@ -53,6 +54,7 @@ impl Control {
             fd: place.listener.as_raw_fd(),
             path: place.path.clone(),
             identity: place.identity,
+            makes_folder: place.makes_folder,
             folder: place.folder.clone(),
             mode: place.mode,
         });
@@ -77,6 +79,7 @@ impl Control {
                 listener,
                 path: place.path,
                 identity: place.identity,
+                makes_folder: place.makes_folder,
                 folder: place.folder,
                 mode: place.mode,
             })

@@ -7,14 +7,20 @@ use crate::settings::Settings;
 use crate::socket_file;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::unistd::geteuid;
 use rgunicorn_protocol::control::{SOCKET, folder};
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a start waits for another one that makes its socket in the same folder.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A bound socket, removed when dropped.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     /// Device and inode of the socket's file.
     pub(super) identity: (u64, u64),
+    /// Its folder is made if it is not there.
+    pub(super) makes_folder: bool,
     /// The folder that was made for it, removed with it.
     pub(super) folder: Option<PathBuf>,
     /// The permissions of the socket's file.
@@ -77,7 +85,7 @@ impl Place {
     pub(super) fn find(settings: &Settings, around: &Surroundings) -> Result<Place, String> {
         let mut wrong = Vec::new();
         for (path, make_folder) in around.candidates(settings) {
-            match Place::bind(&path, make_folder, settings.control_socket_mode) {
+            match Place::bind(&path, make_folder, settings.control_socket_mode, LOCK_TIME) {
                 Ok(place) => return Ok(place),
                 Err(reason) => wrong.push(format!("{}: {reason}", path.display())),
             }
@@ -88,21 +96,21 @@ impl Place {
         Err(wrong.join("; "))
     }
 
-    fn bind(path: &Path, make_folder: bool, mode: u32) -> Result<Place, String> {
+    fn bind(path: &Path, makes_folder: bool, mode: u32, lock_time: Duration) -> Result<Place, String> {
         let parent = path.parent().ok_or("no folder is named")?;
         let mut folder = None;
-        if make_folder {
+        if makes_folder {
             clear_dead_neighbours(parent);
             if own_folder(parent)? {
                 folder = Some(parent.to_owned());
             }
         }
-        let bound = bind_below(parent, path, mode);
+        let bound = bind_below(parent, path, mode, lock_time);
         if let (Err(_), Some(folder)) = (&bound, &folder) {
             let _ = std::fs::remove_dir(folder);
         }
         let (listener, identity) = bound?;
-        Ok(Place { listener, path: path.to_owned(), identity, folder, mode })
+        Ok(Place { listener, path: path.to_owned(), identity, makes_folder, folder, mode })
     }
 
     /// Whether its file is still there.
@@ -110,12 +118,12 @@ impl Place {
         self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
     }
 
-    /// Binds another socket at the same place.
+    /// Binds another socket at the same place. Waits for nobody.
     ///
     /// # Errors
     /// A sentence.
     pub(super) fn again(&self) -> Result<Place, String> {
-        let mut place = Place::bind(&self.path, self.folder.is_some(), self.mode)?;
+        let mut place = Place::bind(&self.path, self.makes_folder, self.mode, Duration::ZERO)?;
         if place.folder.is_none() {
             place.folder.clone_from(&self.folder);
         }
@@ -140,30 +148,54 @@ impl Drop for Place {
 }
 
 /// Binds, after removing what a process that was killed has left there. Two that start at the same time wait for each
-/// other.
-fn bind_below(folder: &Path, path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64)), String> {
+/// other, for so long at most.
+fn bind_below(
+    folder: &Path,
+    path: &Path,
+    mode: u32,
+    lock_time: Duration,
+) -> Result<(UnixListener, (u64, u64)), String> {
     let text = |error: io::Error| error.to_string();
-    let folder = std::fs::File::open(folder).map_err(text)?;
-    let _lock = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, errno)| errno.desc().to_owned())?;
+    let errno = |errno: Errno| errno.desc().to_owned();
+    let mut folder = std::fs::File::open(folder).map_err(text)?;
+    let until = Instant::now() + lock_time;
+    let _lock = loop {
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < until => folder = unlocked,
+            Err((_, Errno::EWOULDBLOCK)) => return Err("another process holds a lock (flock) of its folder".to_owned()),
+            Err((_, errno)) => return Err(errno.desc().to_owned()),
+        }
+        std::thread::sleep(LOCK_AGAIN);
+    };
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.to_string()),
         Ok(found) if !found.file_type().is_socket() => return Err("a file that is no socket is there".to_owned()),
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => return Err("another process listens there; is this instance running already?".to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(text)?;
-            }
-            Err(error) => return Err(error.to_string()),
-        },
+        Ok(_) if is_listened_to(path).map_err(errno)? => {
+            return Err("another process listens there; is this instance running already?".to_owned());
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(text)?,
     }
-    let errno = |errno: Errno| errno.desc().to_owned();
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(errno)?;
+    let fd = stream_socket().map_err(errno)?;
     socket_file::bind(&fd, path, mode).map_err(errno)?;
     socket::listen(&fd, Backlog::MAXCONN).map_err(errno)?;
     let found = path.symlink_metadata().map_err(text)?;
     Ok((UnixListener::from(fd), (found.dev(), found.ino())))
+}
+
+fn stream_socket() -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+/// Whether somebody listens at a socket. Waits for nobody, so a full backlog is an answer, too.
+fn is_listened_to(path: &Path) -> Result<bool, Errno> {
+    match socket::connect(stream_socket()?.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Makes the folder, or makes sure that nobody else can put things into it. Whether it was made.
@@ -189,7 +221,7 @@ fn clear_dead_neighbours(folder: &Path) {
             name.to_str().and_then(|name| name.strip_prefix("rgunicorn-")).and_then(|pid| pid.parse::<u32>().ok());
         let socket = entry.path().join(SOCKET);
         // One that lives in another pid namespace has no /proc entry here, but listens.
-        let listens = || UnixStream::connect(&socket).is_ok();
+        let listens = || is_listened_to(&socket).unwrap_or(false);
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) && !listens() {
             let _ = std::fs::remove_file(&socket);
             // Fails if anything else is in it.
@@ -202,6 +234,7 @@ fn clear_dead_neighbours(folder: &Path) {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
 
     fn around(session: &Path) -> Surroundings {
         Surroundings { service: None, session: Some(session.into()), run: session.to_owned() }
@@ -246,6 +279,31 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         drop(place);
         assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_taken_again_with_its_folder_and_waits_for_nobody() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("rgunicorn-shop");
+        std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+        let place = Place::find(&settings("shop"), &around(base.path())).unwrap();
+        assert!(place.is_there());
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(!place.is_there());
+        let again = place.again().unwrap();
+        drop(place);
+        assert!(again.is_there());
+        UnixStream::connect(again.path()).unwrap();
+
+        std::fs::remove_file(again.path()).unwrap();
+        let lock = Flock::lock(std::fs::File::open(&folder).unwrap(), FlockArg::LockExclusive).unwrap();
+        assert!(again.again().unwrap_err().contains("flock"));
+        drop(lock);
+        let other = stream_socket().unwrap();
+        socket_file::bind(&other, again.path(), 0o600).unwrap();
+        socket::listen(&other, Backlog::new(0).unwrap()).unwrap();
+        let _fills = UnixStream::connect(again.path()).unwrap();
+        assert!(again.again().unwrap_err().contains("another process listens"));
     }
 
     #[test]
