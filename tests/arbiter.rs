@@ -199,7 +199,7 @@ fn a_flood_of_messages_starves_nobody() {
     let mut arbiter = Arbiter::start("floods", &[], &[]);
     arbiter.wait_for("Generation 1 serves with 2 workers");
     arbiter.signal(Signal::SIGTTIN);
-    arbiter.wait_for("3 workers are wanted");
+    arbiter.wait_for("From now on 3 workers");
     arbiter.signal(Signal::SIGINT);
     assert_eq!(arbiter.end(), Some(0));
 }

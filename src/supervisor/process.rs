@@ -180,7 +180,8 @@ impl Process {
         // A mold that leaves has the time of its generation's workers, and nothing to finish in it.
         let idles = matches!((self.seat, &self.phase), (Seat::Mold, Phase::Stopping { .. }));
         match (self.halted, self.asked) {
-            (Some(halt), _) if self.seated() || idles => Some((halt.since + HALT_TIME, Killed::Halted)),
+            (Some(halt), _) if self.seated() => Some((halt.since + HALT_TIME, Killed::Halted)),
+            (Some(halt), _) if idles => Some((halt.since + HALT_TIME, Killed::NotStopped)),
             (None, Some(asked)) if self.seated() => Some((asked + ANSWER_TIME, Killed::Silent)),
             (Some(_), _) | (None, _) => None,
         }

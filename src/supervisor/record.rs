@@ -252,7 +252,7 @@ impl Record {
             }
             Record::Halted { tags, signal, killed_in } => {
                 let then = match killed_in {
-                    Some(time) => format!("unless it is continued within {} it is killed and replaced", seconds(*time)),
+                    Some(time) => format!("unless it is continued within {} it is killed", seconds(*time)),
                     None => "it is leaving and is killed when its time is over".to_owned(),
                 };
                 warn!(tagged(log, *tags), "{} was stopped by {}; {}", capital(*tags), signal_name(*signal), then;
@@ -328,7 +328,7 @@ impl Record {
                 event::RELOAD_NOT_UNDONE, "generation" => serving
             ),
             Record::Scaled { from, to } => {
-                info!(log, "{} are wanted from now on, {} before", counted(*to as usize, "worker"), from; event::SCALED)
+                info!(log, "From now on {}, {} before", counted(*to as usize, "worker"), from; event::SCALED)
             }
             Record::NotScaled => warn!(log, "One worker is the least"; event::ORDER_IGNORED),
             Record::OrderIgnored { order, because } => {

@@ -65,7 +65,7 @@ fn a_stopped_mold_that_leaves_is_not_waited_for_as_long_as_its_workers() {
     world.happen(Event::Halted { from: mold, signal: 19 });
     world.order(Order::Stop);
     world.pass(HALT_TIME);
-    assert_eq!(killed(&world), [Killed::Halted]);
+    assert_eq!(killed(&world), [Killed::NotStopped]);
     assert!(world.processes.contains_key(&worker), "it has its time");
 }
 

@@ -46,7 +46,7 @@ def test_a_request_that_waits_in_one_of_four_workers_keeps_no_other_connection_o
     for count in (2, 3, 4):
         server.signal(SIGTTIN)
         # Signals that are not read yet are one (signal(7)).
-        server.found(f"{count} workers are wanted")
+        server.found(f"From now on {count} workers")
     until(lambda: len({server.get("/pid").text for _ in range(8)}) == 4, "four workers that serve")
     gate = Gate(tmp_path)
     blocked, *others = connections

@@ -237,7 +237,7 @@ def test_ttin_and_another_reload_in_the_middle_are_both_obeyed(instance):
     one.server.signal(signal.SIGHUP)
     one.server.found("generation 2 serves in slot 1: 1 of 2 workers")
     one.server.signal(signal.SIGTTIN)
-    one.server.found("3 workers are wanted")
+    one.server.found("From now on 3 workers")
     one.server.signal(signal.SIGHUP)
     one.server.found("another reload follows")
     one.server.found("generation 3 serves with 3 workers", within=30)
