@@ -168,6 +168,54 @@ def test_what_one_lane_raises_for_the_interpreter_leaves_the_requests_of_others_
         until(lambda: before not in server.children, "the worker to leave")
 
 
+EXITS = {"wsgi.py": """
+import os, sys, time
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/exit":
+        open(GATE + ".in", "w").close()
+        while not os.path.exists(GATE):
+            time.sleep(0.01)
+        sys.exit(3)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+""", "asgi.py": """
+import os, sys, time
+async def app(scope, receive, send):
+    if scope["path"] == "/exit":
+        open(GATE + ".in", "w").close()
+        while not os.path.exists(GATE):
+            time.sleep(0.01)
+        sys.exit(3)
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""}
+
+
+@pytest.mark.parametrize("pool", ["sync", "gthread", "asgi"])
+def test_sys_exit_in_a_request_costs_no_other_client_anything(serve, tmp_path, pool):
+    gate = tmp_path / "gate"
+    files = {name: text.replace("GATE", repr(str(gate))) for name, text in EXITS.items()}
+    server = serve("asgi:app" if pool == "asgi" else "wsgi:app", "-k", pool, files=files)
+    server.expect("SystemExit: 3")
+    (before,) = server.workers
+    with ExitStack() as stack:
+        kept, waiting = ([stack.enter_context(server.connect()) for _ in range(4)] for _ in range(2))
+        for client in kept + waiting:
+            assert client.get("/").text == "ok"
+        exits = stack.enter_context(server.connect())
+        exits.request(target="/exit")
+        until(Path(f"{gate}.in").exists, "the request to be in the application")
+        for client in waiting:
+            client.request(target="/")
+        gate.touch()
+        assert exits.response().status == 500
+        assert [client.response().text for client in waiting] == ["ok"] * 4
+        until(lambda: before not in server.children, "the worker to leave")
+        assert [client.get("/").text for client in kept + waiting] == ["ok"] * 8
+    server.found("will be replaced: the application called sys.exit")
+    assert not server.log.find("exited with status")
+
+
 def test_an_idle_worker_with_threads_does_not_wake_up(server):
     server.get("/")
     (worker,) = server.workers

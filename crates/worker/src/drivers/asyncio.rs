@@ -223,17 +223,17 @@ impl Started {
             slog::crit!(driver.reactor.log, "the event loop has ended by an exception"; event::FAILURE, "error" => %error);
         }
         driver.reactor.finish();
-        if driver.reactor.lanes.inside() > 0 && driver.bridge.shared.exit_status().is_none() {
+        if driver.reactor.lanes.inside() > 0 {
             // The standby names what is cut off, and ends the process.
             py.detach(|| std::thread::sleep(FAREWELL));
-        } else if driver.reactor.lanes.inside() == 0 {
+        } else {
             let fds = (driver.reactor.epoll_fd().as_raw_fd(), driver.reactor.bell_fd().map(|bell| bell.as_raw_fd()));
             let closed = self.module.bind(py).getattr("close").and_then(|close| close.call1((event_loop, fds)));
             if let Err(error) = closed {
                 error.print(py);
             }
         }
-        driver.bridge.shared.exit_status().unwrap_or(i32::from(result.is_err()))
+        i32::from(result.is_err())
     }
 }
 

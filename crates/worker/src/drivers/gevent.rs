@@ -18,6 +18,7 @@
 use crate::bridge::Lane;
 use crate::bridge::references;
 use crate::bridge::wsgi::{Served, WsgiBridge, exit_status};
+use crate::drivers::leave_soon;
 use crate::drivers::recycling::Recycling;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyModule};
@@ -26,7 +27,7 @@ use rgunicorn_protocol::{BootFault, BootFaultKind, WorkerSettings};
 use rgunicorn_reactor::{Exchange, Hands, Next, Reactor};
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 const SOURCE: &str = include_str!("../../python/gevent_driver.py");
@@ -81,7 +82,6 @@ struct Pool {
     bridge: WsgiBridge,
     recycling: Recycling,
     hands: Arc<Mutex<Hands>>,
-    status: AtomicI32,
     stopped: AtomicBool,
     /// The Python object of that name.
     hub: Py<PyAny>,
@@ -142,7 +142,6 @@ fn make(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, settings: &W
         bridge,
         recycling: Recycling::new(settings),
         hands: Arc::default(),
-        status: AtomicI32::new(0),
         stopped: AtomicBool::new(false),
         switch_to_hub: hub.getattr("hub")?.getattr("switch")?.unbind(),
         greenlet_class: hub.getattr("Greenlet")?.unbind(),
@@ -168,7 +167,7 @@ impl Started {
     pub(crate) fn serve(self, py: Python<'_>) -> i32 {
         let pool = &self.0;
         let waited = pool.hub.bind(py).getattr("done").and_then(|done| done.call_method0("wait"));
-        let mut status = pool.status.load(Ordering::Relaxed);
+        let mut status = 0;
         if let Err(error) = waited {
             // The hub throws into the main greenlet what it cannot deal with itself.
             status = exit_status(py, &error).unwrap_or(1);
@@ -389,9 +388,8 @@ impl Runner {
         match served {
             Served::Continue => self.is_fresh(greenlet).unwrap_or(false),
             Served::Thrown => false,
-            Served::Exit(status) => {
-                pool.status.store(status, Ordering::Relaxed);
-                pool.reactor.finish();
+            Served::Exit(_) => {
+                leave_soon(&pool.reactor);
                 false
             }
         }

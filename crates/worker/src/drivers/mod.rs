@@ -5,7 +5,8 @@ pub(crate) mod gevent;
 pub(crate) mod recycling;
 pub(crate) mod threads;
 
-use rgunicorn_protocol::WorkerSettings;
+use rgunicorn_protocol::{FromWorker, WorkerSettings};
+use rgunicorn_reactor::Reactor;
 
 /// Requests that a worker with these settings has in the application at once.
 pub(crate) fn lanes(settings: &WorkerSettings) -> usize {
@@ -14,4 +15,10 @@ pub(crate) fn lanes(settings: &WorkerSettings) -> usize {
         _ => settings.threads,
     };
     (lanes as usize).max(1)
+}
+
+/// The application wants the interpreter to end. The worker is replaced, and serves before what it has begun and what has
+/// come to it: other clients have no part in it.
+pub(crate) fn leave_soon(reactor: &Reactor) {
+    reactor.tell(&FromWorker::Stuck { reason: "the application called sys.exit()".to_owned() });
 }

@@ -7,14 +7,14 @@
 
 use crate::bridge::Lane;
 use crate::bridge::wsgi::{Served, WsgiBridge};
+use crate::drivers::leave_soon;
 use crate::drivers::recycling::Recycling;
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 use rgunicorn_log::event;
-use rgunicorn_protocol::{FromWorker, WorkerSettings};
+use rgunicorn_protocol::WorkerSettings;
 use rgunicorn_reactor::{Next, Reactor, Role};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The interpreter lock was waited for that long after a poll: another lane computes and gave it up only when the switch
@@ -31,17 +31,11 @@ struct Pool {
     reactor: Arc<Reactor>,
     bridge: WsgiBridge,
     recycling: Recycling,
-    status: AtomicI32,
 }
 
 /// Serves until the worker is done. Returns the exit status.
 pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, settings: &WorkerSettings) -> i32 {
-    let pool = Arc::new(Pool {
-        reactor: Arc::clone(reactor),
-        bridge,
-        recycling: Recycling::new(settings),
-        status: AtomicI32::new(0),
-    });
+    let pool = Arc::new(Pool { reactor: Arc::clone(reactor), bridge, recycling: Recycling::new(settings) });
     let count = reactor.lanes.count();
     if count == 1 {
         reactor.join(0);
@@ -52,7 +46,7 @@ pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, se
             "error" => %error);
         return 1;
     }
-    pool.status.load(Ordering::Relaxed)
+    0
 }
 
 /// A lane's body, for `threading.Thread(target=...)`.
@@ -94,11 +88,7 @@ fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize) -> PyResult<()> {
             // A handler may raise here, as in a lane that turns the reactor: Python says so, and the lanes go on.
             let joined = thread.call_method1("join", (if finished { 0.1 } else { 3600.0 },));
             let alive = joined.and_then(|_| thread.call_method0("is_alive")?.is_truthy()).unwrap_or_else(|error| {
-                match error.is_instance_of::<PySystemExit>(py) {
-                    // Printing it would end the process here and now.
-                    true => pool.leave_soon(),
-                    false => error.print(py),
-                }
+                pool.deal_with(py, &error);
                 true
             });
             if finished || !alive {
@@ -129,13 +119,7 @@ impl Pool {
                     let role = reactor.leave_application(number, since);
                     self.recycling.count(reactor);
                     match served {
-                        Served::Exit(status) if reactor.lanes.count() == 1 => {
-                            self.status.store(status, Ordering::Relaxed);
-                            reactor.finish();
-                            return;
-                        }
-                        // The other lanes have requests of their own, which are finished before the worker ends.
-                        Served::Exit(_) => self.leave_soon(),
+                        Served::Exit(_) => leave_soon(reactor),
                         Served::Continue | Served::Thrown => {}
                     }
                     if role == Role::Idle && !self.idle(py, number) {
@@ -158,7 +142,7 @@ impl Pool {
                     }
                     // Handlers that the application has installed with signal.signal run now.
                     if let Err(error) = py.check_signals() {
-                        error.print(py);
+                        self.deal_with(py, &error);
                     }
                 }
                 Next::Finished => return,
@@ -166,9 +150,13 @@ impl Pool {
         }
     }
 
-    /// The application wants the interpreter to end. The other lanes finish their requests first.
-    fn leave_soon(&self) {
-        self.reactor.tell(&FromWorker::Stuck { reason: "the application called sys.exit()".to_owned() });
+    /// A signal handler of the application has raised this while no request ran in the main thread.
+    fn deal_with(&self, py: Python<'_>, error: &PyErr) {
+        match error.is_instance_of::<PySystemExit>(py) {
+            // Printing it would end the process here and now.
+            true => leave_soon(&self.reactor),
+            false => error.print(py),
+        }
     }
 
     /// Sleeps until this lane has the lead. `false`: the worker is done.

@@ -13,6 +13,7 @@ use crate::bridge::wsgi::access;
 use crate::bridge::wsgi::declared::Declared;
 use crate::bridge::wsgi::fault::{Named, exit_status};
 use crate::bridge::wsgi::lane::lock;
+use crate::drivers::leave_soon;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
@@ -587,7 +588,7 @@ impl Inner {
         };
         drop(state);
         let shared = &self.shared;
-        let exit = error.as_ref().and_then(|error| exit_status(py, error));
+        let exits = error.as_ref().is_some_and(|error| exit_status(py, error).is_some());
         if let Some(mut exchange) = exchange {
             let why = gone.as_deref().or(body_error.as_ref().map(|(_, why)| why.as_str()));
             let excused = error.as_ref().is_some_and(|error| is_excuse(py, error));
@@ -624,8 +625,8 @@ impl Inner {
         }
         waiters.0.wake(py);
         waiters.1.wake(py);
-        if let Some(status) = exit {
-            shared.note_exit(status);
+        if exits {
+            leave_soon(&shared.reactor);
         }
         shared.leave(self.lane);
     }

@@ -51,7 +51,6 @@ pub(crate) struct Shared {
     ping_timeout: Duration,
     sendfile: bool,
     /// The status with which the worker leaves, if the application has ended the interpreter.
-    exit: Mutex<Option<i32>>,
     /// What runs, by lane.
     running: Mutex<Vec<Option<Running>>>,
     recycling: Recycling,
@@ -89,7 +88,6 @@ impl Shared {
             ping_interval: seconds(settings.websocket_ping_interval),
             ping_timeout: seconds(settings.websocket_ping_timeout),
             sendfile: settings.sendfile,
-            exit: Mutex::new(None),
             running: Mutex::default(),
             recycling: Recycling::new(settings),
             declared: Mutex::default(),
@@ -160,17 +158,6 @@ impl Shared {
         drop(ended);
         self.reactor.leave_coroutine(lane);
         self.recycling.count(&self.reactor);
-    }
-
-    /// The application has ended the interpreter.
-    fn note_exit(&self, status: i32) {
-        lock(&self.exit).get_or_insert(status);
-        self.reactor.finish();
-    }
-
-    /// The status with which the worker leaves.
-    pub(crate) fn exit_status(&self) -> Option<i32> {
-        *lock(&self.exit)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::bridge::wsgi::access;
 use crate::bridge::wsgi::declared::Declared;
 use crate::bridge::wsgi::fault::{Named, exit_status};
 use crate::bridge::wsgi::lane::lock;
+use crate::drivers::leave_soon;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -669,8 +670,8 @@ impl Inner {
             Some(error) => fault::raised(py, &shared.log, &shared.faults, "Error handling WebSocket", &name, error),
             None => {}
         }
-        if let Some(status) = error.as_ref().and_then(|error| exit_status(py, error)) {
-            shared.note_exit(status);
+        if error.as_ref().is_some_and(|error| exit_status(py, error).is_some()) {
+            leave_soon(&shared.reactor);
         }
         shared.leave(self.lane);
     }
