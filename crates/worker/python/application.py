@@ -8,11 +8,11 @@ import traceback
 
 
 class Fault(Exception):
-    """A fault of the application, told in one line. kind: "import" or "not_found"."""
+    """A fault of the application, told in one line. kind: "import" or "not_found"; exit: the SystemExit, if it was one."""
 
-    def __init__(self, kind, message, text=None):
+    def __init__(self, kind, message, text=None, exit=None):
         Exception.__init__(self, message)
-        self.kind, self.message, self.traceback = kind, message, text
+        self.kind, self.message, self.traceback, self.exit = kind, message, text, exit
 
 
 def _traceback(error, skip):
@@ -36,7 +36,7 @@ def _import(name):
                     _traceback(error, 1)) from None
     except SystemExit as error:
         raise Fault("import", "importing %r ended the interpreter: sys.exit(%r) was called" % (name, error.code),
-                    _traceback(error, 1)) from None
+                    _traceback(error, 1), error) from None
     except BaseException as error:
         raise Fault("import", "importing %r failed: %s%s" % (name, _line(error), _sandbox(error)),
                     _traceback(error, 1)) from None
@@ -114,6 +114,45 @@ def _expression(text, spec):
 
 def load(spec):
     """The application that `spec` names: `module`, `module:variable`, `module:factory("x")`."""
+    importer = os.getpid()
+    try:
+        found = _load(spec)
+    except Fault as fault:
+        if os.getpid() != importer:
+            _end_child(fault)
+        raise
+    if os.getpid() != importer:
+        _end_child(None)
+    return found
+
+
+def _end_child(fault):
+    """Ends a process that the application has forked and that has come back from the import: the channel to the arbiter,
+    the listeners and all else are the importer's."""
+    status = 1
+    if fault is None:
+        print("A process that the application forked while it was imported has come back from there, and is ended; it"
+              " should end by os._exit()", file=sys.stderr)
+    elif fault.exit is not None:
+        status = fault.exit.code
+        if status is None:
+            status = 0
+        elif not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
+        import atexit
+        atexit._run_exitfuncs()
+    else:
+        print(fault.traceback or fault.message, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(status & 0xff)
+
+
+def _load(spec):
     module_name, _, expression = spec.partition(":")
     path, args, kwargs = _expression(expression or "application", spec)
     module = _import(module_name)
@@ -135,7 +174,7 @@ def load(spec):
                 raise Fault("not_found", "%s cannot be called like that: %s; check the arguments in app = %r" % (
                     expression, _line(error), spec)) from None
             raise Fault("import", "calling %s failed: %s%s" % (expression, _line(error), _sandbox(error)),
-                        _traceback(error, 1)) from None
+                        _traceback(error, 1), error if isinstance(error, SystemExit) else None) from None
         if made is None:
             raise Fault("not_found", "%s returned None instead of an application" % expression)
         found = made
