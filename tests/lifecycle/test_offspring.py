@@ -2,7 +2,7 @@
 
 import json
 import os
-from signal import SIGKILL
+from signal import SIGHUP, SIGKILL
 
 import pytest
 from harness import processes, until
@@ -109,6 +109,62 @@ def test_a_child_that_comes_back_from_the_request_is_ended_and_answers_nothing(s
             until(lambda: not processes.alive(child), f"the end of the child {child}", 5)  # noqa: B023
             assert int(client.get("/").text) == int(idle.get("/").text) == worker
     server.found("has come back from the request that forked it")
+
+
+TERMINATES = """
+import os, signal, time
+def app(environ, start_response):
+    lost = 0
+    for _ in range(100):
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                signal.pause()
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + 5
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                lost += 1
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                break
+            time.sleep(0.001)
+    start_response("200 OK", [])
+    return [b"%d" % lost]
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_child_that_is_terminated_right_after_the_fork_ends(serve, threads):
+    server = serve("app:app", "--threads", threads, files={"app.py": TERMINATES})
+    with server.connect(timeout=60) as client:
+        assert client.get("/").text == "0"
+
+
+IMPORTED = """
+import os, sys
+statuses = []
+for child in (lambda: sys.exit(), lambda: sys.exit(7), lambda: 1 / 0):
+    pid = os.fork()
+    if pid == 0:
+        child()
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os.fork()
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"%r " % statuses]
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["in the worker", "preloaded"])
+def test_children_that_are_forked_while_the_application_is_imported_end_as_children(serve, more):
+    server = serve("app:app", "--workers", 1, *more, files={"app.py": IMPORTED})
+    assert server.get("/").text.startswith("[0, 7, 1] ")
+    server.found("A process that the application forked while it was imported has come back from there")
+    assert len(server.workers) == 1
+    server.signal(SIGHUP)
+    server.found("Generation 2 serves")
+    assert server.get("/").text.startswith("[0, 7, 1] ")
 
 
 def test_an_idle_worker_whose_application_has_forked_goes_on_sleeping(serve, children):

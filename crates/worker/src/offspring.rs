@@ -6,11 +6,23 @@
 use crate::signals;
 use pyo3::prelude::*;
 
+/// Runs in the thread that forks.
+#[pyfunction]
+fn before_fork() {
+    signals::hold_for_fork();
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    signals::release_after_fork();
+}
+
 /// Runs in the child, right after the fork, in its only thread.
 #[pyfunction]
 fn after_fork_in_child() {
     signals::restore_defaults();
     rgunicorn_reactor::close_in_child();
+    signals::release_after_fork();
 }
 
 /// Asks the interpreter to call us in every child that it forks from now on.
@@ -19,6 +31,8 @@ fn after_fork_in_child() {
 /// `os.register_at_fork` fails.
 pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
     let kwargs = pyo3::types::PyDict::new(py);
+    kwargs.set_item("before", pyo3::wrap_pyfunction!(before_fork, py)?)?;
+    kwargs.set_item("after_in_parent", pyo3::wrap_pyfunction!(after_fork_in_parent, py)?)?;
     kwargs.set_item("after_in_child", pyo3::wrap_pyfunction!(after_fork_in_child, py)?)?;
     py.import("os")?.call_method("register_at_fork", (), Some(&kwargs))?;
     Ok(())

@@ -6,6 +6,7 @@
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, pthread_sigmask, sigaction};
 use rgunicorn_protocol::TOLD_BY_CHANNEL;
+use std::cell::Cell;
 
 extern "C" fn nothing(_: libc::c_int) {}
 
@@ -33,6 +34,27 @@ pub(crate) fn restore_defaults() {
                 }
             }
         }
+    }
+}
+
+thread_local! {
+    /// The mask of a thread that is about to fork.
+    static BEFORE_FORK: Cell<Option<SigSet>> = const { Cell::new(None) };
+}
+
+/// The application is about to fork in this thread. A signal that comes to the child before it has its defaults back would
+/// find our empty handlers: until then it waits.
+pub(crate) fn hold_for_fork() {
+    let mut before = SigSet::empty();
+    if pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::from_iter(TOLD_BY_CHANNEL)), Some(&mut before)).is_ok() {
+        BEFORE_FORK.set(Some(before));
+    }
+}
+
+/// It has forked: in the parent, and in the child once that has its defaults.
+pub(crate) fn release_after_fork() {
+    if let Some(before) = BEFORE_FORK.take() {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     }
 }
 
