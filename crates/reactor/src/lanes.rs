@@ -55,6 +55,8 @@ pub struct Lanes {
     armed: AtomicU32,
     /// Lanes inside the application.
     inside: AtomicU32,
+    /// A lane has come back from the application.
+    used: AtomicBool,
     finished: AtomicBool,
 }
 
@@ -67,6 +69,7 @@ impl Lanes {
             watch: AtomicU64::new(0),
             armed: AtomicU32::new(0),
             inside: AtomicU32::new(0),
+            used: AtomicBool::new(false),
             finished: AtomicBool::new(false),
         }
     }
@@ -84,6 +87,15 @@ impl Lanes {
     /// Lanes inside the application.
     pub fn inside(&self) -> u32 {
         self.inside.load(Ordering::Relaxed)
+    }
+
+    /// Whether a lane has come back from the application since [`Lanes::forget_use`].
+    pub(crate) fn were_used(&self) -> bool {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn forget_use(&self) {
+        self.used.store(false, Ordering::SeqCst);
     }
 
     /// Whether some lane could take a request now.
@@ -109,11 +121,13 @@ impl Lanes {
 
     /// A coroutine has ended.
     pub(crate) fn leave_coroutine(&self) {
+        self.used.store(true, Ordering::Relaxed);
         self.inside.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Lane `lane` is back after `call`.
     pub(crate) fn leave(&self, lane: usize, call: Duration) -> Role {
+        self.used.store(true, Ordering::Relaxed);
         self.inside.fetch_sub(1, Ordering::Relaxed);
         if self.count == 1 {
             self.watch.fetch_and(!1, Ordering::SeqCst);

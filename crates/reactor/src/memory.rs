@@ -1,8 +1,8 @@
 //! `max_worker_memory`: how much memory the worker has, looked at while requests run.
 //!
 //! Owns two limits and what is told to the arbiter when one is passed; the arbiter acts. Looked at by the standby, which
-//! is awake when requests run and asleep when none does, so an idle worker costs nothing; what only grows while nothing
-//! runs is found with the next request. The figure is the resident set (proc_pid_statm(5)): one line to read, where the
+//! is awake when requests run, and for one look after the last one, so an idle worker costs nothing; what only grows while
+//! nothing runs is found with the next request. The figure is the resident set (proc_pid_statm(5)): one line to read, where the
 //! proportional set would walk all page tables.
 
 use crate::reactor::Reactor;
@@ -27,7 +27,8 @@ impl Growth {
 }
 
 impl Reactor {
-    /// Looks at the memory if it is time to; gives the instant of the next look if a request is in a lane.
+    /// Looks at the memory if it is time to; gives the instant of the next look if a request is in a lane, or has ended
+    /// since the latest look.
     pub(crate) fn watch_memory(&self, growth: &mut Growth) -> Option<Instant> {
         let (soft, hard) = (self.settings.max_memory, self.settings.max_memory_hard);
         if soft == 0 && hard == 0 {
@@ -35,6 +36,7 @@ impl Reactor {
         }
         let now = Instant::now();
         if now >= growth.look_at {
+            self.lanes.forget_use();
             growth.look_at = now + LOOK_EVERY;
             let bytes = resident().unwrap_or(0);
             if hard > 0 && bytes >= hard && !growth.hard_told {
@@ -46,7 +48,7 @@ impl Reactor {
                 self.tell(&FromWorker::Recycle { reason });
             }
         }
-        (self.lanes.inside() > 0).then_some(growth.look_at)
+        (self.lanes.inside() > 0 || self.lanes.were_used()).then_some(growth.look_at)
     }
 }
 
