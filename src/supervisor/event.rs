@@ -144,6 +144,8 @@ impl fmt::Display for InFlight {
 pub(crate) struct Findings {
     /// The requests in its lanes.
     pub(crate) requests: Vec<InFlight>,
+    /// Connections that it had, those of the requests among them.
+    pub(crate) connections: u64,
     /// The kernel has killed something for want of memory since the last time that this was looked at.
     pub(crate) out_of_memory: bool,
     /// What its threads do, if it lives: `python sleeps in futex_wait_queue`.

@@ -409,10 +409,18 @@ fn cause(findings: &Findings) -> &'static str {
 fn amid(findings: &Findings) -> String {
     let shown = &findings.requests[..findings.requests.len().min(MOST_REQUESTS)];
     let more = findings.requests.len() - shown.len();
-    match (shown, more) {
+    let requests = match (shown, more) {
         ([], _) => String::new(),
         (shown, 0) => format!(" in the middle of {}", listed(shown)),
         (shown, more) => format!(" in the middle of {} and {more} more", listed(shown)),
+    };
+    // Idle ones, and those whose requests waited for a lane.
+    let others = findings.connections.saturating_sub(findings.requests.len() as u64);
+    let further = if requests.is_empty() { "" } else { "further " };
+    match others {
+        0 => requests,
+        1 => format!("{requests} with 1 {further}connection"),
+        others => format!("{requests} with {others} {further}connections"),
     }
 }
 

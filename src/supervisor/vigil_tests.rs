@@ -169,6 +169,7 @@ fn a_death_is_recorded_with_what_was_found() {
     let from = world.serve()[0];
     let findings = Findings {
         requests: vec![InFlight { text: "GET /x for 1.0 s".into(), id: String::new() }],
+        connections: 1,
         out_of_memory: true,
         threads: Vec::new(),
     };

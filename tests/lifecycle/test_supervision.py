@@ -87,6 +87,16 @@ def test_the_record_of_a_killed_worker_names_the_request_that_it_was_in(serve, t
     assert "memory" not in record.text, "nothing was out of memory"
 
 
+def test_the_record_of_a_killed_worker_counts_the_connections_that_ended_with_it(serve):
+    server = serve("plain:app", "--workers", 1)
+    server.expect("was killed by SIGKILL")
+    with server.connect() as one, server.connect() as other:
+        assert {one.get("/").status, other.get("/").status} == {200}
+        (victim,) = server.workers
+        os.kill(victim, SIGKILL)
+        server.found(f"pid {victim}.* was killed by SIGKILL .* with 2 connections; a new one starts at once")
+
+
 def test_an_arbiter_that_was_stopped_kills_nobody(serve):
     server = serve("plain:app", "--workers", 2, "--graceful-timeout", 1)
     before = server.workers
@@ -131,6 +141,14 @@ def test_a_worker_that_has_grown_is_replaced_after_its_request(serve):
     until(lambda: int(server.get("/").body) != before, "the replacement")
     server.found(r"has 2\d\d MiB of memory, of 150 MiB \(max_worker_memory\)")
     until(lambda: not alive(before), "the old worker to leave")
+
+
+def test_a_worker_that_has_grown_in_its_last_request_for_now_is_replaced_all_the_same(serve):
+    server = serve("app:app", "--workers", 1, "--max-worker-memory", "150M", files=APP)
+    assert server.get("/").status == 200  # so that the memory was just looked at
+    before = int(server.get("/grow/200").body)
+    until(lambda: not alive(before), "the worker to leave")
+    server.found(r"has 2\d\d MiB of memory, of 150 MiB \(max_worker_memory\)")
 
 
 def test_a_request_that_takes_all_memory_ends_with_its_worker_alone(serve, tmp_path):

@@ -74,6 +74,7 @@ impl Performer<'_> {
         let killed = matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. });
         Findings {
             requests: self.requests_of(serial),
+            connections: self.connections_of(serial),
             out_of_memory: killed && self.oom_kills.has_grown(),
             threads: Vec::new(),
         }
@@ -95,8 +96,14 @@ impl Performer<'_> {
 
     /// What a process that is about to be killed does.
     pub(super) fn examine(&self, pid: i32) -> Findings {
-        let requests = self.serial_of(pid).map(|serial| self.requests_of(serial)).unwrap_or_default();
-        Findings { requests, out_of_memory: false, threads: evidence::threads(pid) }
+        let serial = self.serial_of(pid);
+        let requests = serial.map(|serial| self.requests_of(serial)).unwrap_or_default();
+        let connections = serial.map(|serial| self.connections_of(serial)).unwrap_or_default();
+        Findings { requests, connections, out_of_memory: false, threads: evidence::threads(pid) }
+    }
+
+    fn connections_of(&self, serial: Serial) -> u64 {
+        self.sheet(serial).map(|sheet| sheet.tally().connections()).unwrap_or_default()
     }
 
     fn requests_of(&self, serial: Serial) -> Vec<InFlight> {
