@@ -112,6 +112,8 @@ pub(super) struct Performer<'a> {
     /// It is to be executed once all events are dealt with.
     pub(super) upgrades: bool,
     pub(super) pidfile: Option<PidFile>,
+    /// The first settings, of which those that wait for a restart are in force.
+    pub(super) in_force: Option<Rc<Settings>>,
 }
 
 impl<'a> Performer<'a> {
@@ -181,6 +183,7 @@ impl<'a> Performer<'a> {
             check: None,
             upgrades: false,
             pidfile: None,
+            in_force: None,
         })
     }
 

@@ -57,6 +57,7 @@ pub(super) struct Snapshot {
     pub(super) control: control::Carried,
     pub(super) past: Past,
     pub(super) pidfile: Option<PathBuf>,
+    pub(super) in_force: Option<Rc<Settings>>,
 }
 
 /// What a generation was prepared with.
@@ -171,6 +172,7 @@ mod tests {
             control: control::Carried::default(),
             past: crate::supervisor::report::History::default().past,
             pidfile: Some("/run/x.pid".into()),
+            in_force: None,
         }
     }
 

@@ -25,6 +25,7 @@ use super::{State, pidfile::PidFile};
 use crate::control::Control;
 use crate::fds;
 use crate::listeners::{Listener, Listeners};
+use crate::settings::Settings;
 use crate::systemd::fdstore::{Returned, SCOREBOARD};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -174,6 +175,7 @@ impl Performer<'_> {
             control: self.control.pack(),
             past: self.history.past.clone(),
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned()),
+            in_force: self.in_force.clone(),
         }
     }
 
@@ -253,6 +255,7 @@ impl Performer<'_> {
         }
         self.control.watch_clients(&self.epoll, |client| Token::Control(client).to_u64());
         self.pidfile = estate.pidfile;
+        self.in_force = estate.in_force;
         // SIGCHLD stays pending over execve(2); whoever could not be found by its pid then is found by this.
         self.handle_deaths();
         self.handle_pauses();
@@ -271,6 +274,7 @@ pub(super) struct Estate {
     output: Option<output::Carried>,
     past: super::report::Past,
     pidfile: Option<PidFile>,
+    in_force: Option<Rc<Settings>>,
 }
 
 impl Estate {
@@ -305,6 +309,7 @@ impl Estate {
             output: snapshot.output,
             past: snapshot.past,
             pidfile: snapshot.pidfile.map(PidFile::adopt),
+            in_force: snapshot.in_force,
         };
         Ok((estate, Passed { returned, ..Passed::default() }, control))
     }

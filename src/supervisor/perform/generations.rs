@@ -34,12 +34,11 @@ impl Performer<'_> {
             self.history.hear(Level::Warning, warning.clone());
         }
         if serves {
-            if let Some((_, serving)) = self.generations.last_key_value() {
-                for name in settings.waiting_for_restart(&serving.settings) {
-                    let text = format!("A new value of {name} waits for a restart");
-                    warn!(self.logger, "{}", text; event::SETTINGS_WARNING);
-                    self.history.hear(Level::Warning, text);
-                }
+            let in_force = self.in_force.get_or_insert_with(|| Rc::clone(&settings));
+            for name in settings.waiting_for_restart(in_force) {
+                let text = format!("A new value of {name} waits for a restart");
+                warn!(self.logger, "{}", text; event::SETTINGS_WARNING);
+                self.history.hear(Level::Warning, text);
             }
             let opened = self.listeners.open(&settings)?;
             for remark in opened.remarks {
