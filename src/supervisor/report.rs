@@ -13,7 +13,7 @@ use super::process::{Phase, Process, Seat};
 use super::record::{Record, counted};
 use super::token::Token;
 use crate::control::ClientId;
-use crate::settings::explain;
+use crate::settings::{WorkerClass, explain};
 use rgunicorn_protocol::control::{self as wire, Answer, Happening, Quantiles, Reload, Speed, Status, Totals};
 use rgunicorn_protocol::scoreboard::{Counter, LaneState, Sheet, Tally, Times, monotonic_us};
 use serde::{Deserialize, Serialize};
@@ -304,8 +304,14 @@ impl Performer<'_> {
                 done(if stops { "stopping faster".into() } else { "stopping".into() })
             }
             wire::Order::Reopen => {
+                // The workers open theirs with the event; the same files, so what the arbiter finds is what they find.
                 self.events.push_back(Event::Order(Order::ReopenLogs));
-                done("the log files are opened anew".into())
+                match self.log.reopen() {
+                    Ok(()) => done("the log files are opened anew".into()),
+                    Err(error) => {
+                        failed(&format!("the log files cannot be opened anew, and the old ones go on: {error}"))
+                    }
+                }
             }
             wire::Order::Scale { .. }
             | wire::Order::ScaleBy { .. }
@@ -473,6 +479,7 @@ impl Performer<'_> {
             latest_reload: history.latest_reload.clone(),
             ..Status::default()
         };
+        let mut pool = None;
         for generation in &state.generations {
             let counts = generation.counts();
             status.workers_serving += counts.serving as u32;
@@ -489,7 +496,8 @@ impl Performer<'_> {
                 tally.add(&own, now);
                 if matches!(process.phase, Phase::Serving { .. }) {
                     let busy = sheet.busy() as u32;
-                    status.lanes += sheet.lanes().len() as u32;
+                    status.lanes += sheet.lanes_in_use();
+                    pool = pool.or_else(|| sheet.pool());
                     status.lanes_busy += busy;
                     status.workers_busy += u32::from(busy > 0);
                 }
@@ -503,11 +511,18 @@ impl Performer<'_> {
             status.generation_since = history.serving_since;
             status.interpreter.clone_from(&generation.interpreter);
         }
-        let shown = state.serving().or(state.incoming()).and_then(|shown| self.generations.get(&shown.number));
+        let shown = state
+            .serving()
+            .or(state.incoming())
+            .or(state.generations.last())
+            .and_then(|shown| self.generations.get(&shown.number));
         if let Some(prepared) = shown {
             status.instance.clone_from(&prepared.settings.instance);
             status.app.clone_from(&prepared.settings.app);
-            status.worker_class = prepared.settings.worker_class.name().to_owned();
+            status.worker_class = match (prepared.settings.worker_class, pool) {
+                (WorkerClass::Auto, Some(pool)) => pool.name().to_owned(),
+                (class, _) => class.name().to_owned(),
+            };
             status.listeners = prepared.listeners.iter().map(ToString::to_string).collect();
         }
         let age = now.saturating_sub(history.started_us);
@@ -543,7 +558,7 @@ impl Performer<'_> {
                 };
                 if let Some(sheet) = self.sheet(process.serial) {
                     let tally = sheet.tally();
-                    worker.lanes = sheet.lanes().len() as u32;
+                    worker.lanes = sheet.lanes_in_use();
                     worker.busy = sheet.busy() as u32;
                     worker.connections = tally.connections();
                     worker.spooled = sheet.spooled();

@@ -21,7 +21,8 @@ impl State {
             Life::Stopping { manner, .. } => {
                 let leaving: usize = self.generations.iter().map(|generation| generation.counts().leaving).sum();
                 match manner {
-                    Manner::Graceful => format!("Stopping: {} finish what they have begun", counted(leaving, "worker")),
+                    Manner::Graceful if leaving == 1 => "Stopping: 1 worker finishes what it has begun".into(),
+                    Manner::Graceful => format!("Stopping: {leaving} workers finish what they have begun"),
                     Manner::Quick => "Stopping".into(),
                 }
             }

@@ -102,6 +102,38 @@ def test_requests_on_all_threads_of_a_worker_are_listed(instance, tmp_path):
         assert client.response().status == 200
 
 
+ASGI = """
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+@pytest.mark.parametrize("pool, app, threads, shown, lanes", [
+    ("auto", "plain:app", 1, "sync", 1), ("auto", "plain:app", 3, "gthread with 3 threads each", 3),
+    ("sync", "plain:app", 3, "gthread with 3 threads each", 3), ("gthread", "plain:app", 1, "gthread,", 1),
+    ("auto", "app:app", 1, "asgi with up to 1000 requests each", 1000)])
+def test_status_tells_what_auto_has_chosen_and_how_many_lanes_it_has(instance, pool, app, threads, shown, lanes):
+    _, ctl = instance(app, "-k", pool, "--threads", threads, "--workers", 1, files={"app.py": ASGI} if app == "app:app" else None)
+    status = asked(ctl, "status")
+    assert (status["worker_class"], status["lanes"]) == (shown.split()[0].rstrip(","), lanes)
+    assert f", {shown}" in ctl("status").stdout
+    assert asked(ctl, "workers")["workers"][0]["lanes"] == lanes
+
+
+def test_log_files_that_cannot_be_opened_anew_are_told_to_who_has_ordered_it(instance, tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    server, ctl = instance("plain:app", "--access-logfile", folder / "access.log")
+    assert ctl("reopen").returncode == 0
+    folder.rename(tmp_path / "elsewhere")
+    server.expect("cannot be opened anew|could not be reopened")
+    failed = ctl("reopen")
+    assert failed.returncode == 1 and "access.log" in failed.stderr, failed.stderr
+    folder.mkdir()
+    assert ctl("reopen").returncode == 0
+
+
 def test_connections_and_bytes_are_counted(instance):
     server, ctl = instance("plain:app")
     clients = [server.connect() for _ in range(5)]

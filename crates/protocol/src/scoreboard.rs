@@ -26,7 +26,7 @@ mod sheet;
 mod tally;
 
 pub use lane::{Glance, LaneRecord, LaneState, Running};
-pub use sheet::{Owner, ServiceState, Sheet};
+pub use sheet::{Owner, Pool, ServiceState, Sheet};
 pub use tally::{BUCKETS, COUNTERS, Counter, Histogram, Tally, Times};
 
 use mapping::Mapping;
@@ -289,7 +289,9 @@ mod tests {
         let mut board = Scoreboard::create().unwrap();
         let read = board.issue(4, owner(7)).unwrap();
         let written = Sheet::open(board.as_fd(), read.at()).unwrap();
-        written.sign();
+        assert_eq!((read.pool(), read.lanes_in_use()), (None, 4));
+        written.sign(Some(Pool::Gthread), 3);
+        assert_eq!((read.pool(), read.lanes_in_use()), (Some(Pool::Gthread), 3));
         written.count(Counter::Accepted);
         written.record(Instant::now(), 200, 5, Duration::from_millis(1), Duration::ZERO);
         written.lane(3).unwrap().begin(1, b"GET", b"/", b"");

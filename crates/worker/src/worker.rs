@@ -7,7 +7,8 @@ use crate::{application, drivers, identity, offspring, output, reload_check, sig
 use pyo3::prelude::*;
 use rgunicorn_log::event;
 use rgunicorn_log::{Log, Process};
-use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt};
+use rgunicorn_protocol::scoreboard::Pool;
+use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt, WorkerSettings};
 use rgunicorn_reactor::{Hooks, Inheritance, Reactor, ReactorSettings, seconds};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(crate) fn run(py: Python<'_>, mold: Mold, channel: Channel, place: Place) ->
 struct Booted {
     reactor: Arc<Reactor>,
     application: Served,
-    settings: rgunicorn_protocol::WorkerSettings,
+    settings: WorkerSettings,
 }
 
 /// The application, and what serves it.
@@ -101,7 +102,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
     let handoff = if settings.handoff { fds.next().zip(fds.next()) } else { None };
     let scoreboard = if settings.scoreboard { fds.next() } else { None };
     let lanes = drivers::lanes(&settings);
-    let sheet = match open_sheet(scoreboard, place, lanes, &log) {
+    let sheet = match open_sheet(scoreboard, place, &settings, lanes, &log) {
         Ok(sheet) => Arc::new(sheet),
         Err(error) => return Err((channel, machine_fault(format!("the worker cannot map its memory: {error}")))),
     };
@@ -150,18 +151,27 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
 
 /// The worker's sheet of the scoreboard. One that cannot be had is replaced by memory that nobody else sees: the worker
 /// serves, and its figures are missing.
-fn open_sheet(scoreboard: Option<OwnedFd>, place: &Place, lanes: usize, log: &Log) -> std::io::Result<Sheet> {
+fn open_sheet(
+    scoreboard: Option<OwnedFd>,
+    place: &Place,
+    settings: &WorkerSettings,
+    lanes: usize,
+    log: &Log,
+) -> std::io::Result<Sheet> {
+    let lanes = u32::try_from(lanes).unwrap_or(1);
     let sheet = match scoreboard.zip(place.sheet).map(|(file, at)| Sheet::open(file.as_fd(), at)) {
         Some(Ok(sheet)) => sheet,
         Some(Err(error)) => {
             slog::warn!(log.logger(), "the scoreboard cannot be mapped; this worker is missing from the figures";
                 event::FAILURE,
                 "error" => %error);
-            Sheet::private(u32::try_from(lanes).unwrap_or(1))?
+            Sheet::private(lanes)?
         }
-        None => Sheet::private(u32::try_from(lanes).unwrap_or(1))?,
+        None => Sheet::private(lanes)?,
     };
-    sheet.sign();
+    // One thread is no pool of threads, whatever it is called.
+    let pool = if lanes == 1 && settings.worker_class == "gthread" { "sync" } else { &settings.worker_class };
+    sheet.sign(Pool::by_name(pool), lanes);
     Ok(sheet)
 }
 

@@ -24,10 +24,11 @@ pub(crate) fn status(status: &Status, memory: &Memory) -> String {
     line("State", status.summary.clone());
     if status.generation > 0 {
         let each = status.lanes.checked_div(status.workers_serving).unwrap_or(1);
-        let lanes = if each > 1 {
-            format!(", {} with {each} threads each", status.worker_class)
-        } else {
-            format!(", {}", status.worker_class)
+        let class = &status.worker_class;
+        let lanes = match class.as_str() {
+            "gevent" | "asgi" => format!(", {class} with up to {each} requests each"),
+            _ if each > 1 => format!(", {class} with {each} threads each"),
+            _ => format!(", {class}"),
         };
         line(
             "Generation",
@@ -39,7 +40,9 @@ pub(crate) fn status(status: &Status, memory: &Memory) -> String {
             ),
         );
     }
-    line("App", format!("{} on {}", status.app, status.listeners.join(", ")));
+    // While it stops it listens no more.
+    let on = if status.listeners.is_empty() { String::new() } else { format!(" on {}", status.listeners.join(", ")) };
+    line("App", format!("{}{on}", status.app));
     let mut workers =
         format!("{} of {} serve, {} busy", status.workers_serving, status.workers_wanted, status.workers_busy);
     if status.lanes > status.workers_serving {

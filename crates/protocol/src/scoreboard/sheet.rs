@@ -26,7 +26,9 @@ pub(super) struct Head {
     spooled: AtomicU64,
     /// As in [`SheetAt`], for an arbiter that has lost its books.
     lanes: AtomicU64,
-    reserved: [AtomicU64; 2],
+    /// The pool, shifted by 32, and how many of the lanes it uses; 0: not known yet.
+    pool: AtomicU64,
+    reserved: [AtomicU64; 1],
     tally: SharedTally,
 }
 
@@ -39,6 +41,38 @@ pub struct Owner {
     pub generation: u32,
     /// The worker's slot, from 1.
     pub slot: u32,
+}
+
+/// What a worker's lanes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// The worker's only thread.
+    Sync,
+    /// Threads.
+    Gthread,
+    /// Greenlets.
+    Gevent,
+    /// Tasks of an event loop.
+    Asgi,
+}
+
+impl Pool {
+    const ALL: [Pool; 4] = [Pool::Sync, Pool::Gthread, Pool::Gevent, Pool::Asgi];
+
+    /// Its name as a `worker_class`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Pool::Sync => "sync",
+            Pool::Gthread => "gthread",
+            Pool::Gevent => "gevent",
+            Pool::Asgi => "asgi",
+        }
+    }
+
+    /// The pool that a `worker_class` means. None: `auto`, or no worker class.
+    pub fn by_name(name: &str) -> Option<Pool> {
+        Pool::ALL.into_iter().find(|pool| pool.name() == name)
+    }
 }
 
 /// How a worker stands to its clients.
@@ -101,9 +135,25 @@ impl Sheet {
 
     // What the worker does.
 
-    /// Says which process the worker is. By the worker, once.
-    pub fn sign(&self) {
-        self.own.head().pid.store(std::process::id() as i32, Ordering::Relaxed);
+    /// Says which process the worker is, and with how many lanes of which kind it serves. By the worker, once.
+    pub fn sign(&self, pool: Option<Pool>, lanes: u32) {
+        let head = self.own.head();
+        head.pid.store(std::process::id() as i32, Ordering::Relaxed);
+        let kind =
+            pool.and_then(|pool| Pool::ALL.iter().position(|other| *other == pool)).map_or(0, |at| at as u64 + 1);
+        head.pool.store(kind << 32 | u64::from(lanes), Ordering::Relaxed);
+    }
+
+    /// What its lanes are; none if it is not known (yet).
+    pub fn pool(&self) -> Option<Pool> {
+        let kind = self.own.head().pool.load(Ordering::Relaxed) >> 32;
+        Pool::ALL.get(usize::try_from(kind.checked_sub(1)?).ok()?).copied()
+    }
+
+    /// With how many lanes it serves: there may be room for more, if `auto` has chosen.
+    pub fn lanes_in_use(&self) -> u32 {
+        let lanes = self.own.head().pool.load(Ordering::Relaxed) as u32;
+        if lanes == 0 { self.at.lanes } else { lanes.min(self.at.lanes) }
     }
 
     /// The record of lane `n`, from 0. `None`: more lanes than there is room for; such a lane goes unseen.
@@ -178,6 +228,7 @@ impl Sheet {
         head.generation.store(owner.generation, Ordering::Relaxed);
         head.slot.store(owner.slot, Ordering::Relaxed);
         head.lanes.store(u64::from(self.at.lanes), Ordering::Relaxed);
+        head.pool.store(0, Ordering::Relaxed);
     }
 
     /// How many lanes it was made with, as it says itself; 0: it is nobody's.
