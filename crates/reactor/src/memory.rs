@@ -1,9 +1,9 @@
-//! `max_worker_memory`: how much memory the worker has, looked at while requests run.
+//! `max_worker_memory`: how much memory the worker has, looked at while requests run and after the last one.
 //!
 //! Owns two limits and what is told to the arbiter when one is passed; the arbiter acts. Looked at by the standby, which
-//! is awake when requests run, and for one look after the last one, so an idle worker costs nothing; what only grows while
-//! nothing runs is found with the next request. The figure is the resident set (proc_pid_statm(5)): one line to read, where the
-//! proportional set would walk all page tables.
+//! is awake when requests run, and for one look after the last one, so an idle worker costs nothing; what only grows
+//! while nothing runs is found with the next request. The figure is the resident set (proc_pid_statm(5)): one line to
+//! read, where the proportional set would walk all page tables.
 
 use crate::reactor::Reactor;
 use rgunicorn_protocol::FromWorker;

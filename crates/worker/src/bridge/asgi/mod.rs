@@ -50,7 +50,6 @@ pub(crate) struct Shared {
     ping_interval: Duration,
     ping_timeout: Duration,
     sendfile: bool,
-    /// The status with which the worker leaves, if the application has ended the interpreter.
     /// What runs, by lane.
     running: Mutex<Vec<Option<Running>>>,
     recycling: Recycling,
