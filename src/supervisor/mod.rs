@@ -33,6 +33,7 @@ mod spawn;
 mod status;
 mod takeover;
 mod token;
+mod trial;
 mod upgrade;
 mod vigil;
 #[cfg(test)]

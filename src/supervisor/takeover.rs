@@ -21,6 +21,7 @@ use super::report::History;
 use super::snapshot::{self, Preface, Snapshot};
 use super::spawn;
 use super::token::Token;
+use super::trial;
 use super::{State, pidfile::PidFile};
 use crate::control::Control;
 use crate::fds;
@@ -64,9 +65,11 @@ pub(crate) fn answer() -> Result<String, String> {
     let state =
         fds::adopt(number).map_err(|error| format!("the state of the running rgunicorn is not there: {error}"))?;
     let snapshot = Snapshot::read(state)?;
-    // The module is asked for here, where a missing one refuses the upgrade; later it would fail the reload.
-    spawn::worker_module(&std::env::current_exe().unwrap_or_default())?;
-    drop(snapshot);
+    // The module is asked for here, where a missing or a wrong one refuses the upgrade; later it would fail the reload.
+    let module = spawn::worker_module(&std::env::current_exe().unwrap_or_default())?;
+    if let Some(settings) = settings_of(&snapshot.state, &snapshot.generations) {
+        trial::of(settings, &module)?;
+    }
     Ok(format!("rgunicorn {VERSION} {CAN}\n"))
 }
 
@@ -314,11 +317,16 @@ impl Estate {
         Ok((estate, Passed { returned, ..Passed::default() }, control))
     }
 
-    /// The settings by which the instance lives: those of the generation that serves.
-    pub(super) fn settings(&self) -> Option<Rc<crate::settings::Settings>> {
-        let serving = self.state.serving()?.number;
-        self.generations.iter().find(|generation| generation.number == serving).map(|found| Rc::clone(&found.settings))
+    /// The settings by which the instance lives.
+    pub(super) fn settings(&self) -> Option<Rc<Settings>> {
+        settings_of(&self.state, &self.generations).cloned()
     }
+}
+
+/// Those of the generation that serves.
+fn settings_of<'a>(state: &State, generations: &'a [snapshot::Generation]) -> Option<&'a Rc<Settings>> {
+    let serving = state.serving()?.number;
+    generations.iter().find(|generation| generation.number == serving).map(|found| &found.settings)
 }
 
 /// The program as it was started: the path in argv\[0\], looked for on PATH, as long as it is the program that runs. A link

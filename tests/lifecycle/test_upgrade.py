@@ -65,6 +65,13 @@ def program(folder, text):
     script.rename(folder / "rgunicorn")
 
 
+def module(folder, content):
+    """Puts another worker module beside the program, which workers that run go on with."""
+    beside = folder / "module.new"
+    beside.write_bytes(content)
+    beside.rename(folder / "librgunicorn_worker.so")
+
+
 def test_another_version_takes_over_with_the_same_pid_and_its_workers_follow(installed, tmp_path):
     server, folder, ctl = installed("plain:app", "--workers", 2, "--pid", tmp_path / "pid")
     before, old_workers, address = version(folder), set(server.workers), server.address
@@ -122,6 +129,9 @@ def test_workers_serve_while_the_arbiter_is_replaced_and_none_of_them_dies_of_it
     ("is missing", "No such file"),
     ("is not executable", "Permission denied"),
     ("reads another format", "restart the instance instead"),
+    ("has a broken module", "cannot load rgunicorn's worker module"),
+    ("has the module of another version", "the worker module beside rgunicorn"),
+    ("has a module that ends the interpreter", "the interpreter ends when it loads the worker module"),
 ])
 def test_a_program_that_cannot_take_over_is_refused_before_anything_has_changed(installed, what, words):
     server, folder, ctl = installed("plain:app")
@@ -143,6 +153,15 @@ def test_a_program_that_cannot_take_over_is_refused_before_anything_has_changed(
             # The same program, which is shown a state of a later format.
             program(folder, 'sed -e "s/\\"format\\":[0-9]*,/\\"format\\":999,/" /proc/self/fd/3 >"$0.state"\n'
                             f'exec {folder}/real "$@" 3<>"$0.state"')
+        case "has a broken module":
+            module(folder, b"no module")
+        case "has the module of another version":
+            module(folder, (NEXT / "librgunicorn_worker.so").read_bytes())
+        case "has a module that ends the interpreter":
+            source = folder / "ends.c"
+            source.write_text("#include <stdlib.h>\n__attribute__((constructor)) static void end(void) { _Exit(9); }\n")
+            subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "ends.so", source], check=True)
+            module(folder, (folder / "ends.so").read_bytes())
     done = ctl("upgrade")
     assert done.returncode == 1
     assert words in done.stdout, done.stdout
