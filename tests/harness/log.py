@@ -1,6 +1,8 @@
 """The log of a server as it comes out of stderr: lines grouped into records."""
 
+import os
 import re
+import select
 import threading
 
 # A record begins with a time and a level; the lines of a traceback that follow belong to it.
@@ -31,26 +33,49 @@ class Record:
 
 
 class Log:
-    """Collects a stream in a thread; tests ask it for facts."""
+    """Collects a pipe; tests ask it for facts. What was written before a question is known to the answer."""
 
     def __init__(self, stream):
         self._records = []
+        self._begun = b""
         self._lock = threading.Lock()
         self._stream = stream
+        os.set_blocking(stream.fileno(), False)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self):
-        for raw in self._stream:
-            record = Record(raw.decode(errors="replace").rstrip("\n"))
+        goes_on = True
+        while goes_on:
+            select.select([self._stream], [], [])
             with self._lock:
-                last = self._records[-1] if self._records else None
-                continues = record.level is None and (record.raw[:1] in (" ", "\t") or _in_traceback(last, record))
-                if last is not None and continues:
-                    last.text += "\n" + record.raw
-                    last.raw += "\n" + record.raw
-                else:
-                    self._records.append(record)
+                goes_on = self._take()
+
+    def _take(self):
+        """Takes what is there. Whether more may come. With the lock."""
+        while True:
+            try:
+                data = os.read(self._stream.fileno(), 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                if self._begun:
+                    self._add(self._begun)
+                    self._begun = b""
+                return False
+            *lines, self._begun = (self._begun + data).split(b"\n")
+            for line in lines:
+                self._add(line)
+
+    def _add(self, line):
+        record = Record(line.decode(errors="replace"))
+        last = self._records[-1] if self._records else None
+        continues = record.level is None and (record.raw[:1] in (" ", "\t") or _in_traceback(last, record))
+        if last is not None and continues:
+            last.text += "\n" + record.raw
+            last.raw += "\n" + record.raw
+        else:
+            self._records.append(record)
 
     def ended(self, within):
         """Whether everyone who could write to the stream is gone."""
@@ -60,6 +85,7 @@ class Log:
     @property
     def records(self):
         with self._lock:
+            self._take()
             return list(self._records)
 
     @property
