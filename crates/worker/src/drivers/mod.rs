@@ -20,5 +20,7 @@ pub(crate) fn lanes(settings: &WorkerSettings) -> usize {
 /// The application wants the interpreter to end. The worker is replaced, and serves before what it has begun and what has
 /// come to it: other clients have no part in it.
 pub(crate) fn leave_soon(reactor: &Reactor) {
-    reactor.tell(&FromWorker::Stuck { reason: "the application called sys.exit()".to_owned() });
+    reactor.tell(&FromWorker::Stuck {
+        reason: "the application called sys.exit(), or raised KeyboardInterrupt".to_owned(),
+    });
 }
