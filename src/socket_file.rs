@@ -1,14 +1,38 @@
-//! Binding a unix socket whose file has the wanted mode, without umask(2), which would be every thread's.
+//! Files of unix sockets: whether somebody listens there, and binding one that has the wanted mode, without umask(2), which
+//! would be every thread's.
 //!
-//! Owns nothing. Invariant: the file never has a bit that it shall not have.
+//! Owns nothing. Invariants: the file never has a bit that it shall not have; nothing here waits.
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::sys::socket::{self, UnixAddr};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// A socket that is neither bound nor connected.
+///
+/// # Errors
+/// Those of socket(2).
+pub(crate) fn stream() -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+/// A socket that has tried to connect to `path`, if somebody listens there. None: the file is stale.
+///
+/// # Errors
+/// As connect(2) has: there is no such file, it may not be used, somebody has a socket of another kind there.
+pub(crate) fn listened_to(path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    let probe = stream()?;
+    match socket::connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        // EAGAIN: somebody listens whose backlog is full.
+        Ok(()) | Err(Errno::EAGAIN) => Ok(Some(probe)),
+        Err(Errno::ECONNREFUSED) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
 
 /// Binds `fd` to `path`, a file with these permissions. It does not listen yet, so nobody is turned away meanwhile.
 ///
@@ -36,18 +60,14 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockname};
-
-    fn stream() -> OwnedFd {
-        socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap()
-    }
+    use nix::sys::socket::getsockname;
 
     #[test]
     fn the_file_has_the_mode_whatever_the_umask_is() {
         let folder = tempfile::tempdir().unwrap();
         for mode in [0o777, 0o600, 0o660, 0o200] {
             let path = folder.path().join(format!("{mode:o}.sock"));
-            let fd = stream();
+            let fd = stream().unwrap();
             bind(&fd, &path, mode).unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, mode);
             assert_eq!(getsockname::<UnixAddr>(fd.as_raw_fd()).unwrap().path(), Some(path.as_path()));

@@ -7,12 +7,11 @@ use crate::settings::Settings;
 use crate::socket_file;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{self, Backlog};
 use nix::unistd::geteuid;
 use rgunicorn_protocol::control::{SOCKET, folder};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -172,30 +171,16 @@ fn bind_below(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.to_string()),
         Ok(found) if !found.file_type().is_socket() => return Err("a file that is no socket is there".to_owned()),
-        Ok(_) if is_listened_to(path).map_err(errno)? => {
+        Ok(_) if socket_file::listened_to(path).map_err(errno)?.is_some() => {
             return Err("another process listens there; is this instance running already?".to_owned());
         }
         Ok(_) => std::fs::remove_file(path).map_err(text)?,
     }
-    let fd = stream_socket().map_err(errno)?;
+    let fd = socket_file::stream().map_err(errno)?;
     socket_file::bind(&fd, path, mode).map_err(errno)?;
     socket::listen(&fd, Backlog::MAXCONN).map_err(errno)?;
     let found = path.symlink_metadata().map_err(text)?;
     Ok((UnixListener::from(fd), (found.dev(), found.ino())))
-}
-
-fn stream_socket() -> Result<OwnedFd, Errno> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)
-}
-
-/// Whether somebody listens at a socket. Waits for nobody, so a full backlog is an answer, too.
-fn is_listened_to(path: &Path) -> Result<bool, Errno> {
-    match socket::connect(stream_socket()?.as_raw_fd(), &UnixAddr::new(path)?) {
-        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
-        Err(Errno::ECONNREFUSED) => Ok(false),
-        Err(errno) => Err(errno),
-    }
 }
 
 /// Makes the folder, or makes sure that nobody else can put things into it. Whether it was made.
@@ -221,7 +206,7 @@ fn clear_dead_neighbours(folder: &Path) {
             name.to_str().and_then(|name| name.strip_prefix("rgunicorn-")).and_then(|pid| pid.parse::<u32>().ok());
         let socket = entry.path().join(SOCKET);
         // One that lives in another pid namespace has no /proc entry here, but listens.
-        let listens = || is_listened_to(&socket).unwrap_or(false);
+        let listens = || socket_file::listened_to(&socket).is_ok_and(|listener| listener.is_some());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) && !listens() {
             let _ = std::fs::remove_file(&socket);
             // Fails if anything else is in it.
@@ -299,7 +284,7 @@ mod tests {
         let lock = Flock::lock(std::fs::File::open(&folder).unwrap(), FlockArg::LockExclusive).unwrap();
         assert!(again.again().unwrap_err().contains("flock"));
         drop(lock);
-        let other = stream_socket().unwrap();
+        let other = socket_file::stream().unwrap();
         socket_file::bind(&other, again.path(), 0o600).unwrap();
         socket::listen(&other, Backlog::new(0).unwrap()).unwrap();
         let _fills = UnixStream::connect(again.path()).unwrap();

@@ -121,9 +121,10 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, Trouble> {
 }
 
 fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, Trouble> {
-    let address = UnixAddr::new(path)?;
-    clear_the_way(path, &address)?;
+    // Before anything is touched: a path may be too long, and this kind of socket forbidden.
+    UnixAddr::new(path)?;
     let fd = stream_socket(AddressFamily::Unix)?;
+    clear_the_way(path)?;
     socket_file::bind(&fd, path, 0o777 & !settings.umask).map_err(|errno| {
         let folder = path.parent().unwrap_or(Path::new("/")).display();
         let words = match errno {
@@ -154,7 +155,7 @@ fn bind_unix(path: &Path, settings: &Settings) -> Result<Bound, Trouble> {
 }
 
 /// Removes a socket file that nobody listens on.
-fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Trouble> {
+fn clear_the_way(path: &Path) -> Result<(), Trouble> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -163,13 +164,11 @@ fn clear_the_way(path: &Path, address: &UnixAddr) -> Result<(), Trouble> {
     if !found.file_type().is_socket() {
         return Err("there is a file of this name that is not a socket".into());
     }
-    let probe = stream_socket(AddressFamily::Unix)?;
-    match socket::connect(probe.as_raw_fd(), address) {
-        // EAGAIN: somebody listens whose backlog is full.
-        Ok(()) | Err(Errno::EAGAIN) => {
+    match socket_file::listened_to(path) {
+        Ok(Some(probe)) => {
             return Err(Trouble::by(Errno::EADDRINUSE, format!("the socket is in use{}", holder::of_peer(&probe))));
         }
-        Err(Errno::ECONNREFUSED) => {}
+        Ok(None) => {}
         Err(Errno::EPROTOTYPE) => return Err("the socket is in use by a service of another kind".into()),
         Err(errno) => {
             let words = format!("there is a socket of this name and whether it is in use cannot be found out: {errno}");

@@ -415,13 +415,9 @@ fn amid(findings: &Findings) -> String {
         (shown, more) => format!(" in the middle of {} and {more} more", listed(shown)),
     };
     // Idle ones, and those whose requests waited for a lane.
-    let others = findings.connections.saturating_sub(findings.requests.len() as u64);
-    let further = if requests.is_empty() { "" } else { "further " };
-    match others {
-        0 => requests,
-        1 => format!("{requests} with 1 {further}connection"),
-        others => format!("{requests} with {others} {further}connections"),
-    }
+    let others = usize::try_from(findings.connections).unwrap_or(usize::MAX).saturating_sub(findings.requests.len());
+    let noun = if requests.is_empty() { "connection" } else { "further connection" };
+    if others == 0 { requests } else { format!("{requests} with {}", counted(others, noun)) }
 }
 
 fn listed(requests: &[InFlight]) -> String {

@@ -123,11 +123,12 @@ impl Reactor {
     pub(crate) fn finish_if_retired(self: &Arc<Self>) {
         if self.retiring.load(Ordering::SeqCst) {
             if self.owes_nobody() {
-                if !self.lanes.any_free() && self.last_wait() {
-                    // Others may have lanes for them. If not, they are named at the deadline.
-                    return;
-                }
-                if self.lanes.any_free() && self.take_last() {
+                if !self.lanes.any_free() {
+                    if self.last_wait() {
+                        // Others may have lanes for them. If not, they are named at the deadline.
+                        return;
+                    }
+                } else if self.take_last() {
                     self.kick_pollers();
                     return;
                 }

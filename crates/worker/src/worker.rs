@@ -169,9 +169,7 @@ fn open_sheet(
         }
         None => Sheet::private(lanes)?,
     };
-    // One thread is no pool of threads, whatever it is called.
-    let pool = if lanes == 1 && settings.worker_class == "gthread" { "sync" } else { &settings.worker_class };
-    sheet.sign(Pool::by_name(pool), lanes);
+    sheet.sign(Pool::by_name(&settings.worker_class), lanes);
     Ok(sheet)
 }
 

@@ -167,14 +167,14 @@ impl Started {
     pub(crate) fn serve(self, py: Python<'_>) -> i32 {
         let pool = &self.0;
         let waited = pool.hub.bind(py).getattr("done").and_then(|done| done.call_method0("wait"));
-        let mut status = 0;
-        if let Err(error) = waited {
-            // The hub throws into the main greenlet what it cannot deal with itself.
-            status = exit_status(py, &error).unwrap_or(1);
+        // The hub throws into the main greenlet what it cannot deal with itself.
+        let status = waited.map_or_else(|error| {
+            let status = exit_status(py, &error).unwrap_or(1);
             if status != 0 {
                 slog::crit!(pool.reactor.log, "gevent's hub has ended by an exception"; event::FAILURE, "error" => %error);
             }
-        }
+            status
+        }, |_| 0);
         pool.reactor.finish();
         status
     }
