@@ -19,7 +19,7 @@ use super::reap::PidFd;
 use super::report::{History, LateReady};
 use super::takeover::Check;
 use super::token::Token;
-use crate::control::Control;
+use crate::control::{ClientId, Control};
 use crate::listeners::{Listener, Listeners};
 use crate::settings::{Invocation, Settings};
 use crate::systemd::activation::Activated;
@@ -29,7 +29,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{self, MsgFlags, sockopt};
 use rgunicorn_log::{Log, Process, event};
 use rgunicorn_protocol::{Channel, FromWorker, Scoreboard, Sheet};
-use slog::{Logger, debug, error, info, warn};
+use slog::{Logger, debug, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -91,6 +91,8 @@ pub(super) struct Performer<'a> {
     pub(super) control: Control,
     pub(super) history: History,
     pub(super) late_ready: LateReady,
+    /// Clients that wait until the log files have been opened anew.
+    pub(super) reopening: Vec<ClientId>,
     pub(super) idle: Idleness,
     pub(super) source: Source<'a>,
     program: PathBuf,
@@ -167,6 +169,7 @@ impl<'a> Performer<'a> {
             control,
             history: History::default(),
             late_ready: LateReady::default(),
+            reopening: Vec::new(),
             idle: Idleness::default(),
             source,
             program,
@@ -252,10 +255,7 @@ impl<'a> Performer<'a> {
                 debug!(self.logger, "Generation {} is gone", generation;
                     event::GENERATION_GONE, "generation" => generation);
             }
-            Action::ReopenLogs => match self.log.reopen() {
-                Ok(()) => info!(self.logger, "The log files were opened anew"; event::LOGS_REOPENED),
-                Err(error) => error!(self.logger, "The log files cannot be opened anew: {}", error; event::FAILURE),
-            },
+            Action::ReopenLogs => self.reopen_logs(state),
             Action::CheckUpgrade => self.check_upgrade(state),
             Action::AbandonUpgrade => self.abandon_upgrade(),
             Action::Upgrade => self.upgrades = true,

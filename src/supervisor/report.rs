@@ -14,10 +14,11 @@ use super::record::{Record, counted};
 use super::token::Token;
 use crate::control::ClientId;
 use crate::settings::{WorkerClass, explain};
+use rgunicorn_log::event;
 use rgunicorn_protocol::control::{self as wire, Answer, Happening, Quantiles, Reload, Speed, Status, Totals};
 use rgunicorn_protocol::scoreboard::{Counter, LaneState, Sheet, Tally, Times, monotonic_us};
 use serde::{Deserialize, Serialize};
-use slog::{Drain, Level, Logger, Never, OwnedKVList, o};
+use slog::{Drain, Level, Logger, Never, OwnedKVList, error, info, o};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -263,6 +264,24 @@ impl Performer<'_> {
         }
     }
 
+    /// Opens the log files anew. The workers have the same ones, so what the arbiter finds is what they find.
+    pub(super) fn reopen_logs(&mut self, state: &State) {
+        let answer = match self.log.reopen() {
+            Ok(()) => {
+                info!(self.logger, "The log files were opened anew"; event::LOGS_REOPENED);
+                Answer::Done { text: "the log files were opened anew".to_owned() }
+            }
+            Err(error) => {
+                let text = format!("The log files cannot be opened anew, and the old ones go on: {error}");
+                error!(self.logger, "{}", text; event::FAILURE);
+                Answer::Failed { text }
+            }
+        };
+        for id in std::mem::take(&mut self.reopening) {
+            self.answer_late(id, &answer, state);
+        }
+    }
+
     fn answer_late(&mut self, id: ClientId, answer: &Answer, state: &State) {
         self.control.answer(id, answer, &self.epoll, control_data);
         let orders = self.control.poll_orders(id, &self.epoll, control_data);
@@ -304,14 +323,9 @@ impl Performer<'_> {
                 done(if stops { "stopping faster".into() } else { "stopping".into() })
             }
             wire::Order::Reopen => {
-                // The workers open theirs with the event; the same files, so what the arbiter finds is what they find.
+                self.reopening.push(id);
                 self.events.push_back(Event::Order(Order::ReopenLogs));
-                match self.log.reopen() {
-                    Ok(()) => done("the log files are opened anew".into()),
-                    Err(error) => {
-                        failed(&format!("the log files cannot be opened anew, and the old ones go on: {error}"))
-                    }
-                }
+                None
             }
             wire::Order::Scale { .. }
             | wire::Order::ScaleBy { .. }
