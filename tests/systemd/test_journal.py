@@ -103,14 +103,14 @@ def test_what_became_of_a_request_without_an_answer_is_found_by_its_id(instance)
 
 @on_both
 def test_what_the_application_prints_is_a_record_per_line_with_its_workers_fields(instance):
-    one = instance("prints", {"plain.py": APP}).open()
+    one = instance("lines", {"plain.py": APP}).open()
     pid = one.get("/prints").text
     one.found("a line of a child")
     printed = {r["MESSAGE"]: r for r in one.records("SYSLOG_IDENTIFIER=rgunicorn") if a("WORKER_PID", r) == pid}
     for line, priority in [("a line on stdout", "6"), ("two", "6"), ("lines", "6"), ("a line with a priority", "4"),
                            ("a line of a child", "6")]:
         record = printed[line]
-        assert (record["PRIORITY"], a("GENERATION", record), a("INSTANCE", record)) == (priority, "1", "prints")
+        assert (record["PRIORITY"], a("GENERATION", record), a("INSTANCE", record)) == (priority, "1", "lines")
         assert a("SLOT", record) in ("1", "2") and record["MESSAGE_ID"]
     assert printed["a line of a child"]["SYSLOG_PID"] != pid == printed["two"]["SYSLOG_PID"]
 
