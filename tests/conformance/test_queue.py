@@ -111,7 +111,7 @@ def test_a_request_whose_client_has_left_while_it_waited_is_not_run(serve, tmp_p
 
 
 def test_health_path_is_answered_by_a_busy_worker_and_says_when_it_drains(serve, tmp_path):
-    server = serve("plain:app", "--workers", 1, "--health-path", "/healthz")
+    server = serve("plain:app", "--workers", 1, "--health-path", "/healthz", "--log-level", "debug")
     gate = Gate(tmp_path)
     stuck, probe = blocked(server, gate), server.connect()
     assert (probe.get("/healthz").status, probe.exchange("HEAD", "/healthz?probe=1").status) == (200, 200)
@@ -119,7 +119,7 @@ def test_health_path_is_answered_by_a_busy_worker_and_says_when_it_drains(serve,
     half_open.send(b"GET /healthz HTTP/1.1\r\n")
     assert probe.get("/healthz").status == 200
     server.signal(15)
-    server.found("Stopping")
+    server.drains(workers=1)
     half_open.send(b"Host: h\r\n\r\n")
     response = half_open.response()
     assert (response.status, response.header("Connection")) == (503, "close")

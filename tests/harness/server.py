@@ -125,7 +125,7 @@ class Server:
                 raise EOFError(f"rgunicorn ended with {self.process.returncode} instead of serving:\n{self.log.text}")
             return "READY=1" in self.notify.lines
 
-        until(said, f"READY=1; the log:\n{self.log.text}", within)
+        until(said, lambda: f"READY=1; the log:\n{self.log.text}", within)
         return self
 
     # Facts
@@ -164,8 +164,14 @@ class Server:
 
     def found(self, pattern, level=None, within=10.0):
         """Waits for a record that matches; returns the first."""
-        return until(lambda: self.log.find(pattern, level), f"a record like {pattern!r}; the log:\n{self.log.text}",
-                     within)[0]
+        return until(lambda: self.log.find(pattern, level),
+                     lambda: f"a record like {pattern!r}; the log:\n{self.log.text}", within)[0]
+
+    def drains(self, workers, within=10.0):
+        """Waits until so many workers know that they retire; the arbiter's "Stopping" is only that they will be told.
+        Needs `--log-level debug`."""
+        until(lambda: len(self.log.find(r"worker .* finishes \d+ requests?", "debug")) >= workers,
+              lambda: f"{workers} workers to say that they retire; the log:\n{self.log.text}", within)
 
     # Acting
 

@@ -57,7 +57,7 @@ def test_term_serves_the_requests_that_wait_in_the_backlog(serve, tmp_path):
 def test_term_lets_requests_finish_that_wait_for_the_lane_of_another_worker(serve, tmp_path):
     """They are in the handoff, where whoever has a lane first takes them."""
     socket = tmp_path / "control.sock"
-    server = serve("plain:app", "--control-socket", socket, workers=2)
+    server = serve("plain:app", "--control-socket", socket, "--log-level", "debug", workers=2)
     gates = [Gate(tmp_path, name) for name in ("one", "two")]
     kept = [server.connect() for _ in range(12)]
     for client in kept:
@@ -73,7 +73,7 @@ def test_term_lets_requests_finish_that_wait_for_the_lane_of_another_worker(serv
     # Offered and not taken: nobody has a lane.
     until(lambda: _handed_over(socket) == before + len(kept), "all requests to be in the handoff")
     server.signal(SIGTERM)
-    server.found("stopping")
+    server.drains(workers=2)
     for gate in gates:
         gate.open()
     for client in running:
