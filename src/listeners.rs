@@ -211,19 +211,21 @@ impl Listeners {
     /// Opens what the settings want and is not open yet. The order is that of systemd, then that of `bind`.
     ///
     /// # Errors
-    /// A sentence that names the address, why it cannot be listened on and what to do. Nothing has changed then: what
+    /// A sentence that names the place in the settings, the address, why it cannot be listened on and what to do. Nothing has changed then: what
     /// was opened on the way is closed again.
     pub(crate) fn open(&mut self, settings: &Settings) -> Result<Opened, Trouble> {
         self.open.retain(|listener| listener.strong_count() > 0);
         let mut opened = Opened { listeners: self.activated.clone(), new: Vec::new(), remarks: Vec::new() };
         // A default gives way to what systemd passes; what somebody has set is wanted in addition.
-        let wanted: &[Bind] = if settings.bind_is_set || self.activated.is_empty() { &settings.bind } else { &[] };
+        let wanted: &[Bind] =
+            if settings.bind_origin.is_some() || self.activated.is_empty() { &settings.bind } else { &[] };
+        let place = settings.bind_origin.iter().map(|origin| format!("{origin}: ")).collect::<String>();
         for wanted in wanted {
-            self.open_one(wanted, settings, &mut opened)?;
+            self.open_one(wanted, settings, &mut opened).map_err(|wrong| wrong.said(|why| format!("{place}{why}")))?;
         }
         if opened.listeners.len() > MOST {
             return Err(format!(
-                "bind: {} listeners are more than the {MOST} that are possible",
+                "{place}bind: {} listeners are more than the {MOST} that are possible",
                 opened.listeners.len()
             )
             .into());
@@ -371,7 +373,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     fn settings(bind: &[Bind]) -> Settings {
-        Settings { bind: bind.to_vec(), bind_is_set: true, backlog: 16, ..Settings::default() }
+        Settings { bind: bind.to_vec(), bind_origin: Some("a.toml:1".into()), backlog: 16, ..Settings::default() }
     }
 
     fn local() -> Bind {
@@ -465,7 +467,7 @@ mod tests {
     #[test]
     fn a_default_bind_gives_way_to_activated_sockets_and_a_set_one_does_not() {
         let mut listeners = Listeners::adopt(vec![activated("web")], Vec::new());
-        let silent = Settings { bind_is_set: false, ..settings(&[local()]) };
+        let silent = Settings { bind_origin: None, ..settings(&[local()]) };
         let opened = listeners.open(&silent).unwrap();
         assert_eq!((opened.listeners.len(), opened.remarks.len()), (1, 0));
         assert!(opened.listeners[0].to_string().ends_with("(web, from systemd)"));

@@ -136,8 +136,8 @@ pub(crate) struct Settings {
 
     /// What to listen on.
     pub(crate) bind: Vec<Bind>,
-    /// Whether somebody set `bind`; the default gives way to activated sockets without a word.
-    pub(crate) bind_is_set: bool,
+    /// Where `bind` was set, in words; none if nobody did: the default gives way to activated sockets without a word.
+    pub(crate) bind_origin: Option<String>,
     /// listen(2)'s backlog, for the sockets that we bind ourselves.
     pub(crate) backlog: i32,
 

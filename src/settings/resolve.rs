@@ -191,7 +191,7 @@ impl Resolver<'_> {
             pythonpath: values.pythonpath.unwrap_or_default().into_iter().map(|path| chdir.join(path)).collect(),
             env,
             bind,
-            bind_is_set: self.layers.is_set("bind"),
+            bind_origin: self.layers.is_set("bind").then(|| self.layers.origin("bind").to_string()),
             backlog: values.backlog,
             workers,
             workers_origin,

@@ -292,6 +292,7 @@ def test_a_unix_socket_whose_file_was_removed_is_there_again_after_a_reload(inst
         one.server.expect("the reload has failed")
         failed = one.ctl("reload")
         assert failed.returncode == 1 and f"in use by pid {os.getpid()}" in failed.stdout, failed.stdout
+        assert re.search(r"\.toml:\d+: cannot listen on unix:", failed.stdout), failed.stdout
 
 
 def test_a_unix_socket_that_stays_follows_the_umask_once_the_reload_has_worked(instance, tmp_path):

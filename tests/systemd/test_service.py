@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import pytest
@@ -148,7 +149,9 @@ def test_systemctl_status_says_why_an_instance_could_not_start_and_what_the_syst
     one.may_fail = True
     assert one.box.systemctl("start", one.service, check=False).returncode != 0
     assert (one.show("ExecMainStatus"), one.show("StatusErrno")) == ("1", "30")
-    assert one.show("StatusText").startswith("Could not start: cannot listen on unix:/etc/refused.sock: the folder /etc")
+    said = one.show("StatusText")
+    assert re.match(r"Could not start: /etc/rgunicorn/refused.toml:\d+: cannot listen on unix:/etc/refused.sock: the folder "
+                    "/etc", said), said
     shown = one.box.systemctl("status", one.service, check=False).stdout
     assert "30 (Read-only file system)" in shown, shown
     one.write({}, bind="unix:/run/rgunicorn-refused/own.sock", app="nowhere:app")

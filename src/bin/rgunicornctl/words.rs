@@ -72,7 +72,7 @@ impl Words {
             }
             let mut value = || {
                 let value = attached.clone().or_else(|| rest.next().cloned());
-                value.ok_or_else(|| format!("{name} needs a value"))
+                value.filter(|value| !value.is_empty()).ok_or_else(|| format!("{name} needs a value"))
             };
             match name {
                 "-i" | "--instance" => instance = Some(value()?),

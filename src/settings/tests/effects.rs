@@ -58,7 +58,7 @@ static CASES: &[Case] = &[
     case(
         "bind",
         "['[::1]:9', 'fdname:web']",
-        |s| s.bind.len() == 2 && s.bind[1] == Bind::FdName("web".into()) && s.bind_is_set,
+        |s| s.bind.len() == 2 && s.bind[1] == Bind::FdName("web".into()) && s.bind_origin.is_some(),
         ("'a:b'", "is no address: \"b\" is not a port (0 to 65535)"),
     ),
     case("preload_strict", "true", |s| s.preload_strict, ("2", NOT_BOOL)),

@@ -137,9 +137,9 @@ fn the_variable_port_binds_all_addresses_as_in_gunicorn() {
     world.set("PORT", "5000");
     let settings = world.settings(&["a:b"]);
     assert_eq!(settings.bind, [Bind::Tcp { host: "0.0.0.0".to_owned(), port: 5000 }]);
-    assert!(settings.bind_is_set);
+    assert_eq!(settings.bind_origin.as_deref(), Some("environment PORT"));
     world.set("PORT", "");
-    assert!(!world.settings(&["a:b"]).bind_is_set);
+    assert_eq!(world.settings(&["a:b"]).bind_origin, None);
 }
 
 #[test]
