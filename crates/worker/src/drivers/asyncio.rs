@@ -407,7 +407,7 @@ impl Driver {
         }
         if !self.farewell.swap(true, Ordering::Relaxed) {
             let left = self.time_left();
-            self.later(slf, left.saturating_sub(FAREWELL.min(left / 10)), "bid_farewell", None);
+            self.later(slf, left.saturating_sub(FAREWELL.min(left / 4)), "bid_farewell", None);
         }
         if self.reactor.is_drained() {
             self.shut_down(py);
