@@ -49,7 +49,7 @@ const TICK: i32 = 1;
 /// Milliseconds after which deadlines are looked at again while requests are in the application.
 const LOOK_EVERY: i32 = 1000;
 /// How long a loop that turns may take to do so.
-const ANSWER_WITHIN: Duration = Duration::from_millis(50);
+const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 /// Milliseconds until records that the journal did not take are offered again.
 const FLUSH_LOG_EVERY: i32 = 5;
 
