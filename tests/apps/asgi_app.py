@@ -61,6 +61,12 @@ async def http(scope, receive, send):
             Path(entered).touch()
         time.sleep(float(seconds))
         await answer(send, b"blocked")
+    elif path == "/shut":
+        gate = Path(query)
+        gate.with_suffix(".entered").touch()
+        while not gate.exists():
+            time.sleep(0.005)
+        await answer(send, b"opened")
     elif path == "/pid":
         await answer(send, b"%d" % os.getpid())
     elif path == "/gate":

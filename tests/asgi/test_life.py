@@ -133,52 +133,51 @@ def test_a_blocked_loop_is_named_with_the_line_that_blocks_it(asgi):
 
 def test_a_request_behind_a_blocked_loop_goes_to_another_worker(asgi, tmp_path):
     server = asgi("--workers", 2)
+    gate = tmp_path / "gate"
     with server.connect() as connection:
         connection.get("/")
         other = server.connect()
-        connection.request(target=f"/block?3,{tmp_path / 'entered'}")
-        until((tmp_path / "entered").exists, "the loop to be blocked")
-        begun = time.monotonic()
+        connection.request(target=f"/shut?{gate}")
+        until(gate.with_suffix(".entered").exists, "the loop to be blocked")
         for _ in range(20):
             assert server.get("/").status == 200
-        assert time.monotonic() - begun < 2.5
         other.close()
-        assert connection.response().body == b"blocked"
+        gate.touch()
+        assert connection.response().body == b"opened"
 
 
 def test_a_thousand_requests_that_wait_a_second_are_answered_together(asgi):
     raise_fd_limit(4096)
     server = asgi("--worker-connections", 1000, app="together:app", files={"together.py": """
-import asyncio, time
-inside = most = 0
+import asyncio
+inside = 0
+together = asyncio.Event()
 
 async def app(scope, receive, send):
-    global inside, most
+    global inside
     if scope["type"] == "lifespan":
         raise ValueError("only http")
     inside += 1
-    most = max(most, inside)
+    if inside == 1000:
+        together.set()
+    await together.wait()
     await asyncio.sleep(1)
-    inside -= 1
     await send({"type": "http.response.start", "status": 200})
-    await send({"type": "http.response.body", "body": b"%d" % most})
+    await send({"type": "http.response.body", "body": b"%d" % inside})
 """})
     address = server.address
     connections = [server.connect(address, timeout=30) for _ in range(1000)]
-    begun = time.monotonic()
     for connection in connections:
         connection.request()
-    sent = time.monotonic() - begun
     answers, times = [], []
     # The first answer is read first; a later one may have come before it.
     for connection in connections:
         answers.append(int(connection.response().body))
         times.append(time.monotonic())
         connection.close()
-    print(f"{times[0] - begun:.3f} s to the first answer, {times[-1] - times[0]:.3f} s to the last, {max(answers)} at once")
     # 0.1 s on a machine with other work to do; one by one it would be a thousand.
-    assert times[-1] - times[0] < 2
-    assert max(answers) == 1000 or sent > 0.9
+    assert times[-1] - times[0] < 100
+    assert answers == [1000] * 1000
 
 
 def test_a_reload_lets_streams_finish_and_loses_nothing(asgi):
@@ -197,14 +196,14 @@ def test_an_idle_connection_lives_through_a_reload(asgi):
     with server.connect() as connection:
         before = connection.get("/pid").body
         server.signal(signal.SIGHUP)
-        until(lambda: server.get("/pid").body != before, "the new generation")
+        until(lambda: int(before) not in server.children, "the old worker to have left")
         assert connection.get("/pid").body != before
 
 
 def test_recycling_replaces_workers_under_load(asgi):
     server = asgi("--max-requests", 100, "--workers", 2)
-    pids = {server.get("/pid").body for _ in range(600)}
-    assert len(pids) > 3
+    pids = set()
+    until(lambda: pids.add(server.get("/pid").body) or len(pids) > 3, "two workers to be replaced", within=60)
 
 
 def test_what_outlives_graceful_timeout_is_cut_and_named(asgi, tmp_path):
@@ -288,9 +287,9 @@ def test_threads_of_one_client_each_get_their_answer_while_the_worker_is_replace
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for _ in range(3):
+    for generation in (2, 3, 4):
         server.signal(signal.SIGHUP)
-        server.found("Generation . serves")
+        server.found(f"Generation {generation} serves")
     for thread in threads:
         thread.join(60)
     assert not failures
@@ -353,7 +352,7 @@ def test_a_background_task_is_finished_before_the_lifespan_and_what_was_left_is_
 
 def test_a_background_task_that_outlives_graceful_timeout_is_cancelled_and_named(asgi, tmp_path):
     note = tmp_path / "note"
-    server = asgi("--graceful-timeout", 1.5, app="leaves:app", files={"leaves.py": LEAVES}, env={"NOTE": str(note)})
+    server = asgi("--graceful-timeout", 5, app="leaves:app", files={"leaves.py": LEAVES}, env={"NOTE": str(note)})
     pid = server.get("/background?600").body
     server.signal(signal.SIGHUP)
     server.found("The task of GET /background.* is cancelled: it goes on without a client", "warning")
@@ -396,12 +395,12 @@ def test_a_loop_that_is_kept_by_no_request_is_found_and_its_worker_replaced(asgi
 
 
 def test_a_startup_that_takes_too_long_is_told_with_the_line_that_waits(serve):
-    server = serve("app:app", "-k", "asgi", "--boot-timeout", 1, files=application("await receive()\nawait __import__('asyncio').sleep(600)"),
+    server = serve("app:app", "-k", "asgi", "--boot-timeout", 6, files=application("await receive()\nawait __import__('asyncio').sleep(600)"),
                    wait=False)
     server.expect_status(3)
     server.expect("not ready after .*boot_timeout")
     server.wait()
-    record = server.found("lifespan startup is not complete after .* s .boot_timeout = 1 s", "warning")
+    record = server.found("lifespan startup is not complete after .* s .boot_timeout = 6 s", "warning")
     assert "app.py" in record.text and "sleep(600)" in record.text
 
 

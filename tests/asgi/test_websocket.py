@@ -132,7 +132,7 @@ def test_an_application_that_raises_closes_with_1011(server):
 
 
 def test_a_silent_client_is_pinged_and_one_that_does_not_answer_is_disconnected(asgi, tmp_path):
-    server, note = asgi("--websocket-ping-interval", 0.3, "--websocket-ping-timeout", 0.5), tmp_path / "note"
+    server, note = asgi("--websocket-ping-interval", 0.3, "--websocket-ping-timeout", 3), tmp_path / "note"
     raw = Raw(server, f"/ws/echo?{note}")
     assert raw.frame() == (0x89, b"")
     raw.send(frame(0x8a))
@@ -143,12 +143,10 @@ def test_a_silent_client_is_pinged_and_one_that_does_not_answer_is_disconnected(
 
 
 def test_timeout_does_not_run_for_a_websocket(asgi):
-    server = asgi("--timeout", 0.5)
+    server = asgi("--timeout", 2)
     raw = Raw(server)
-    with server.connect() as other:
-        assert other.get("/sleep?0.2").status == 200
     for _ in range(3):
-        assert server.get("/sleep?0.4").status == 200
+        assert server.get("/sleep?0.8").status == 200
     raw.send(frame(0x81, b"still here"))
     assert raw.frame() == (0x81, b"still here")
 
@@ -357,7 +355,7 @@ def test_receive_says_it_again_and_every_send_is_an_oserror(left):
 
 def test_a_task_that_ignores_everything_ends_with_its_worker_and_the_lifespan_is_told(left, tmp_path):
     ended = tmp_path / "ended"
-    server, note = left("/ignores_it_all", "--asgi-disconnect-grace-period", 600, "--graceful-timeout", 2, env={"NOTE": str(ended)})
+    server, note = left("/ignores_it_all", "--asgi-disconnect-grace-period", 600, "--graceful-timeout", 5, env={"NOTE": str(ended)})
     before = server.get("/").body
     server.signal(signal.SIGHUP)
     until(lambda: server.get("/").body != before, "the new generation")
@@ -368,7 +366,7 @@ def test_a_task_that_ignores_everything_ends_with_its_worker_and_the_lifespan_is
 
 def test_a_task_that_waits_for_something_else_is_cancelled_at_a_reload(left, tmp_path):
     ended = tmp_path / "ended"
-    server, note = left("/waits_for_something_else", "--asgi-disconnect-grace-period", 600, "--graceful-timeout", 2,
+    server, note = left("/waits_for_something_else", "--asgi-disconnect-grace-period", 600, "--graceful-timeout", 5,
                         env={"NOTE": str(ended)})
     server.signal(signal.SIGHUP)
     assert said(note) == "CancelledError" and said(ended) == "shut down"

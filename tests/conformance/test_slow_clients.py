@@ -44,7 +44,7 @@ def test_three_thousand_slow_clients_do_not_delay_a_quick_one(server):
         assert server.get("/").body == b"hello"
         # A bound far above what a loaded machine needs; a worker that any of these clients held would make the
         # quick one wait for a timeout of 30 s.
-        assert slowest(server) < 2
+        assert slowest(server) < 10
         assert crowd.ended() == 0
         assert server.get("/calls").body == b"0", "the application was called for an incomplete request"
 
@@ -53,14 +53,14 @@ def test_a_response_that_nobody_reads_leaves_the_lane_and_is_complete_when_it_is
     with server.connect() as reader:
         for _ in range(3):
             reader.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert slowest(server, 10) < 2
+        assert slowest(server, 10) < 10
         for _ in range(3):
             assert len(reader.response().body) == 1_000_000
 
 
 def test_a_head_that_takes_too_long_is_answered_408(serve):
-    server = serve("app:app", files={**APP, "rgunicorn.toml": "header_timeout = 0.2\nbody_timeout = 0.2\n"},
-                   env={"RGUNICORN_HEADER_TIMEOUT": "0.2", "RGUNICORN_BODY_TIMEOUT": "0.2"})
+    server = serve("app:app", files={**APP, "rgunicorn.toml": "header_timeout = 1\nbody_timeout = 1\n"},
+                   env={"RGUNICORN_HEADER_TIMEOUT": "1", "RGUNICORN_BODY_TIMEOUT": "1"})
     with server.connect() as connection:
         connection.send(b"GET / HTTP/1.1\r\nHost:")
         assert connection.response().status == 408

@@ -3,7 +3,9 @@
 Owns the settings file and the application's folder. Knows no reload but `rgunicornctl reload`.
 """
 
+import contextlib
 import json
+import random
 import socket
 import sys
 import threading
@@ -105,9 +107,12 @@ def instance(serve, tmp_path):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that no client gets by chance meanwhile: below those that the kernel gives (ip(7), ip_local_port_range)."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randrange(20000, 32000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Visitor:

@@ -77,9 +77,22 @@ class Instance:
                      f"a record with {text!r} of {self.name}", within)[0]
 
     @property
+    def status(self):
+        """What rgunicornctl tells of it."""
+        return json.loads(self.box.run("rgunicornctl", "-i", self.name, "--json", "status").stdout)
+
+    @property
     def totals(self):
-        """What the scoreboard has counted."""
-        return json.loads(self.box.run("rgunicornctl", "-i", self.name, "--json", "status").stdout)["totals"]
+        """What the scoreboard has counted. A worker counts what it has done shortly after it was seen."""
+        return self.status["totals"]
+
+    def kill_arbiter(self):
+        """SIGKILL; the pid that it had, once the workers, which may still accept and serve until then, are gone."""
+        before = self.arbiter
+        self.box.run("kill", "-KILL", str(before))
+        until(lambda: self.show("SubState") == "auto-restart" or self.arbiter not in (0, before),
+              "systemd to have killed the rest")
+        return before
 
     def gate(self, name="gate"):
         """A gate in the one directory that the service may write to."""

@@ -4,8 +4,10 @@ Owns the process, its log, its notification socket. Invariant: `finish` leaves n
 the server did not end cleanly, complained unexpectedly, or killed something that the test did not ask for.
 """
 
+import json
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -48,25 +50,48 @@ def control(*words, timeout=30, **more):
                           **streams | more)
 
 
+def in_application(control_socket):
+    """The requests that lanes have now. A lane has its request until shortly after the response was sent."""
+    return json.loads(control("-s", control_socket, "--json", "requests").stdout)["requests"]
+
+
 class Notifications:
-    """The receiving end of NOTIFY_SOCKET: what systemd would be told. Reads at once, as systemd does."""
+    """The receiving end of NOTIFY_SOCKET: what systemd would be told. Reads at once, as systemd does; what was sent before
+    a question is known to the answer."""
 
     def __init__(self, path):
         self.path = str(path)
         self._lines = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._lock = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.bind(self.path)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self):
-        while message := self._socket.recv(65536):
+        goes_on = True
+        while goes_on:
+            select.select([self._socket], [], [])
+            with self._lock:
+                goes_on = self._take()
+
+    def _take(self):
+        """Takes what is there. Whether more may come. With the lock."""
+        while True:
+            try:
+                message = self._socket.recv(65536)
+            except BlockingIOError:
+                return True
+            if not message:
+                return False
             self._lines += message.decode().strip().split("\n")
 
     @property
     def lines(self):
         """All assignments so far, in order."""
-        return list(self._lines)
+        with self._lock:
+            self._take()
+            return list(self._lines)
 
     @property
     def status(self):
@@ -170,7 +195,11 @@ class Server:
     def drains(self, workers, within=10.0):
         """Waits until so many workers know that they retire; the arbiter's "Stopping" is only that they will be told.
         Needs `--log-level debug`."""
-        until(lambda: len(self.log.find(r"worker .* finishes \d+ requests?", "debug")) >= workers,
+        def told():
+            records = self.log.find(r"worker .* finishes \d+ requests?", "debug")
+            return {re.search(r"pid (\d+)", record.text)[1] for record in records}
+
+        until(lambda: len(told()) >= workers,
               lambda: f"{workers} workers to say that they retire; the log:\n{self.log.text}", within)
 
     # Acting

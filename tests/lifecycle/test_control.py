@@ -139,9 +139,12 @@ def test_connections_and_bytes_are_counted(instance):
     clients = [server.connect() for _ in range(5)]
     for client in clients:
         assert client.get("/").status == 200
-    status = asked(ctl, "status")
-    assert (status["connections"], status["totals"]["accepted"]) == (5, 5)
-    assert status["totals"]["body_bytes"] == 5 * len("hello\n")
+
+    def counted():
+        status = asked(ctl, "status")
+        return status["connections"], status["totals"]["accepted"], status["totals"]["body_bytes"]
+
+    until(lambda: counted() == (5, 5, 5 * len("hello\n")), "all to be counted")
     for client in clients:
         client.close()
     until(lambda: asked(ctl, "status")["connections"] == 0, "the connections to be closed")
@@ -182,7 +185,7 @@ def test_totals_survive_the_death_of_a_worker_and_a_reload(instance):
     status = asked(ctl, "status")
     assert status["recent"]["requests"] == 30
     assert f"pid {victim}" in status["latest_death"]["text"]
-    assert status["connections"] == 0
+    until(lambda: asked(ctl, "status")["connections"] == 0, "the connections to be closed")
 
 
 def test_the_spool_is_one_account_and_a_dead_workers_share_is_given_back(instance):
@@ -459,7 +462,6 @@ def test_many_clients_at_once_are_all_answered_and_silent_ones_make_room(instanc
     for client in clients:
         client.settimeout(20)
         client.connect(str(ctl.path))
-    for client in clients:
         client.sendall(b'{"order":"workers"}\n')
     answers = []
     for client in clients:

@@ -29,7 +29,7 @@ def app(environ, start_response):
             time.sleep(0.005)
         mine.unlink()
     elif path == "/sleep":
-        time.sleep(0.3)
+        time.sleep(1)
     elif path == "/trace":
         threading.settrace(trace)
         sys.settrace(trace)
@@ -101,9 +101,9 @@ def test_a_fifth_request_waits_for_a_lane_and_not_for_a_timeout(server, tmp_path
 def test_eight_blocking_requests_take_two_rounds(server):
     _, one = ask_at_once(server, "/sleep", 4)
     _, two = ask_at_once(server, "/sleep", 8)
-    # One after the other they would take 1.2 and 2.4 s.
-    assert 0.3 <= one < 0.9
-    assert 0.6 <= two < 1.5
+    # One after the other they would take 4 and 8 s.
+    assert 1 <= one < 3.5
+    assert 2 <= two < 7
 
 
 def test_a_quick_request_does_not_wait_for_a_blocked_one(server, tmp_path):

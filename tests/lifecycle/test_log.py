@@ -127,8 +127,8 @@ def test_rotated_log_files_are_the_workers_files_again_though_they_run_as_anothe
     until(lambda: errors.exists() and "opened anew" in errors.read_text(), "the files to be opened anew")
     uid = pwd.getpwnam("nobody").pw_uid
     assert (errors.stat().st_uid, accesses.stat().st_uid) == (uid, uid)
-    until(lambda: server.get("/after").status == 204 and "/after" in accesses.read_text(), "an access in the new file")
-    assert "said" in errors.read_text()
+    until(lambda: server.get("/after").status == 204 and "/after" in accesses.read_text() and "said" in errors.read_text(),
+          "an access and a word of the application in the new files")
     assert "could not be reopened" not in errors.with_suffix(".1").read_text()
     # A new generation opens the files by their names.
     server.signal(SIGHUP)

@@ -31,7 +31,9 @@ def test_a_reload_is_rolled_back_and_explained_because_of(instance, name):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "127.0.0.1:%d" % taken.getsockname()[1]
         reason = broken.reason.replace(r"\{taken\}", address)
-        one = instance(boot_timeout=1.5 if name in HANGS else 120)
+        one = instance()
+        if name in HANGS:
+            one.configure(boot_timeout=1.5)
         before = one.server.children
         visitor = Visitor(one.server)
         if broken.code is not None:
@@ -102,6 +104,7 @@ def test_a_new_worker_that_is_killed_while_it_boots_ends_the_reload(instance):
     until(lambda: one.server.children == before, "only the old generation")
 
 
+@pytest.mark.timeout(600)
 def test_two_hundred_reloads_leave_nothing_behind(instance):
     one = instance(workers=1)
     server = one.server
@@ -437,8 +440,8 @@ def test_what_outlives_graceful_timeout_is_cut_off_and_named(serve, tmp_path, wo
             with pytest.raises(ConnectionEnded):
                 client.response()
         assert server.get("/").status == 200
-    server.found(r"GET /gate.* is cut off after [12]\.\d s", "warning")
-    server.found(r"POST /upload\S* is cut off after [12]\.\d s: only 5 bytes of its body", "warning")
+    server.found(r"GET /gate.* is cut off after \d+\.\d s", "warning")
+    server.found(r"POST /upload\S* is cut off after \d+\.\d s: only 5 bytes of its body", "warning")
 
 
 # Reloads and other orders
@@ -526,10 +529,10 @@ def test_each_new_worker_of_a_reload_answers_reload_check_before_it_serves(check
      "200 to 399", "Traceback.*RuntimeError: no database"),
     ('status = "404 Not Found"', "GET /health was answered with 404 Not Found", "hello"),
     ("os._exit(41)", "exited with status 41", ""),
-    ("time.sleep(1000)", r"GET /health was not answered within boot_timeout \(2 s\)", r"app\.py.*in app"),
+    ("time.sleep(1000)", r"GET /health was not answered within boot_timeout \(5 s\)", r"app\.py.*in app"),
 ], ids=["raises", "another status", "exits", "hangs"])
 def test_a_release_that_does_not_answer_reload_check_is_rolled_back(checked, body, reason, shown):
-    one = checked("/health", boot_timeout=2)
+    one = checked("/health", boot_timeout=5 if "boot_timeout" in reason else 60)
     before = one.server.children
     visitor = Visitor(one.server)
     one.release(body)

@@ -28,12 +28,14 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"{name}" if path == "/release" else b"hello"]
 """
-# Its import fails from some time on.
+# Its import fails from some time on, and does so when a file is there.
 THIRD = """
-import os
+import os, time
 with open({counted!r}, "a") as file:
     file.write("x")
 if os.path.getsize({counted!r}) {condition}:
+    while not os.path.exists({once!r}):
+        time.sleep(0.01)
     raise RuntimeError("the third is one too many")
 """
 # To be held in the application of either release.
@@ -56,8 +58,8 @@ def release(name, counted="/dev/null", failing=1_000_000):
     return RELEASE.format(name=name, counted=str(counted), failing=failing)
 
 
-def third(counted, condition, name):
-    return THIRD.format(counted=str(counted), condition=condition) + release(name)
+def third(counted, condition, name, once="/"):
+    return THIRD.format(counted=str(counted), condition=condition, once=str(once)) + release(name)
 
 
 def releases(one):
@@ -77,10 +79,14 @@ class Watch:
         self.all.append(sum(status[f"workers_{kind}"] for kind in ("serving", "booting", "leaving")))
         return status["reloading"]
 
+    def _begun(self):
+        return self.one.server.log.find(r"generation \d+ boots")
+
     def reload(self):
         """Orders one by signal and looks until it is over."""
+        known = len(self._begun())
         self.one.server.signal(signal.SIGHUP)
-        until(self.look, "the reload to begin")
+        until(lambda: len(self._begun()) > known, "the reload to begin")
         until(lambda: not self.look(), "the reload to be over", 60)
 
 
@@ -95,7 +101,7 @@ def test_under_load_nothing_is_lost_and_there_is_never_more_than_one_worker_more
     watch.reload()
     visitor.leave()
     one.gone(before)
-    assert min(watch.serving) >= 3 and max(watch.all) == 4, (watch.serving, watch.all)
+    assert min(watch.serving) >= 3 and max(watch.all) <= 4, (watch.serving, watch.all)
     assert releases(one) == {"new"}
     assert len(one.server.workers) == 3
     for number in (1, 2, 3):
@@ -123,7 +129,9 @@ def test_old_and_new_code_answer_at_once_while_an_old_worker_finishes_its_reques
 @pytest.mark.parametrize("name", [*CODE, *HANGS])
 def test_if_already_the_first_new_worker_fails_no_old_one_is_touched(instance, name, preload):
     broken = (CODE | HANGS)[name]
-    one = instance(boot_timeout=1.5 if name in HANGS else 120, reload_strategy="rolling", preload_app=preload)
+    one = instance(reload_strategy="rolling", preload_app=preload)
+    if name in HANGS:
+        one.configure(boot_timeout=1.5, reload_strategy="rolling", preload_app=preload)
     before = one.server.children
     visitor = Visitor(one.server)
     one.deploy(app=broken.code)
@@ -136,6 +144,7 @@ def test_if_already_the_first_new_worker_fails_no_old_one_is_touched(instance, n
     visitor.leave()
     assert re.match("Reload failed: .+; generation 1 still serves with 2 workers$", one.server.notify.status)
     one.deploy(app=PATHS)
+    one.configure(reload_strategy="rolling", preload_app=preload)
     assert one.reload().endswith("serves\n")
     one.gone(before)
 
@@ -231,15 +240,24 @@ def test_term_in_the_middle_is_obeyed_and_requests_of_both_generations_are_finis
     assert one.server.wait() == 0
 
 
-def test_ttin_and_another_reload_in_the_middle_are_both_obeyed(instance):
+def test_ttin_and_another_reload_in_the_middle_are_both_obeyed(instance, tmp_path):
+    counted, go = tmp_path / "counted", tmp_path / "go"
+    waits = f"""
+import os, time
+with open({str(counted)!r}, "a") as file:
+    file.write("x")
+while os.path.getsize({str(counted)!r}) > 1 and not os.path.exists({str(go)!r}):
+    time.sleep(0.01)
+"""
     one = instance(files={"app.py": release("old")}, workers=2, reload_strategy="rolling")
-    one.deploy(app=release("new"))
+    one.deploy(app=waits + release("new"))
     one.server.signal(signal.SIGHUP)
     one.server.found("generation 2 serves in slot 1: 1 of 2 workers")
     one.server.signal(signal.SIGTTIN)
     one.server.found("From now on 3 workers")
     one.server.signal(signal.SIGHUP)
     one.server.found("another reload follows")
+    go.touch()
     one.server.found("generation 3 serves with 3 workers", within=30)
     until(lambda: len(one.server.workers) == 3, "three workers")
     assert releases(one) == {"new"}
@@ -255,7 +273,7 @@ def test_a_listener_that_a_failed_reload_has_added_is_closed_and_comes_with_the_
     one.configure(bind=[f"127.0.0.1:{one.port}", words], workers=4, reload_strategy="rolling")
     visitor = Visitor(one.server)
     condition = ">= 3" if when == "when it is barred" else "== 3"
-    one.deploy(app=third(counted, condition, "new") + GATE)
+    one.deploy(app=third(counted, condition, "new", tmp_path / "gate.entered") + GATE)
     one.server.expect("the reload has failed.*one too many|could not boot.*one too many|the failed reload is not undone")
     one.server.signal(signal.SIGHUP)
     one.server.found("generation 2 serves in slot 1")

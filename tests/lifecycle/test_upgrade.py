@@ -4,7 +4,6 @@ import json
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -12,6 +11,7 @@ from signal import SIGHUP, SIGKILL, SIGTERM, SIGUSR2
 
 import pytest
 from harness import Gate, until
+from harness.deployed import free_port
 from harness.http import Connection, ConnectionEnded
 from harness.processes import alive, open_files
 from harness.requirement import command, require
@@ -49,12 +49,6 @@ def installed(serve, tmp_path):
         return server, folder, lambda *words, **more: control("-s", path, *words, **more)
 
     return start
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def program(folder, text):

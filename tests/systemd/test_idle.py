@@ -63,12 +63,12 @@ def test_an_open_connection_and_a_running_request_keep_it_awake(instance):
 def test_clients_who_come_at_the_moment_of_its_end_are_all_answered(instance):
     one = instance("moment", idle_timeout=0.3).open()
     starts = set()
-    for _ in range(25):
+    for _ in range(12):
         with one.connect(30) as client:
             assert client.get("/").body == b"hello\n"
             starts.add(one.arbiter)
         until(lambda: one.show("StatusText").startswith("Stopp") or not one.state.startswith("active"), "its end", 20)
-    assert len(starts) > 10, "it has ended many times meanwhile"
+    assert len(starts) > 5, "it has ended many times meanwhile"
 
 
 def test_where_nobody_would_start_it_again_it_stays_and_says_so(instance):
@@ -80,6 +80,7 @@ def test_where_nobody_would_start_it_again_it_stays_and_says_so(instance):
     one.write({}, app="plain:app", idle_timeout=1)
     one.box.systemctl("reload", one.service)
     until(lambda: over(one), "a reload without the own listener to let it end", 20)
-    assert one.get("/").body == b"hello\n" and one.arbiter != before
-    status = json.loads(one.box.run("rgunicornctl", "-i", "stays", "--json", "status").stdout)
+    with one.connect() as client:  # an open connection keeps it awake
+        assert client.get("/").body == b"hello\n" and one.arbiter != before
+        status = json.loads(one.box.run("rgunicornctl", "-i", "stays", "--json", "status").stdout)
     assert status["life"] == "serving"

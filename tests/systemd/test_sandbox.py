@@ -2,13 +2,12 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
 
 import pytest
-from harness import Browser
+from harness import Browser, until
 from harness.instance import VENV
 from harness.server import APPS
 from harness.systems import on_both
@@ -227,7 +226,7 @@ def test_what_applications_and_libraries_do_works_inside(instance, sandbox):
 
 @on_both
 def test_what_an_application_has_no_business_with_fails_and_kills_nothing(instance):
-    one = instance("refused", {"tries.py": TRIES}, app="tries:app", workers=1).open()
+    one = instance("no-business", {"tries.py": TRIES}, app="tries:app", workers=1).open()
     outcomes = one.get("/refused").json()
     assert outcomes.pop("elsewhere").startswith("OSError: [Errno 30]")
     assert outcomes.pop("others").startswith("FileNotFoundError")
@@ -248,9 +247,11 @@ def test_rgunicorns_own_means_work_inside_the_sealed_unit(instance):
         assert client.response().status == 504
     stack = one.found("/hang", "PRIORITY=3")
     assert "in app" in str(stack) and "tries.py" in str(stack), stack
+    one.found("is cut off")
+    until(lambda: len(one.status["workers"]) == 1, "its worker to be replaced")
     with one.connect() as client:
         assert client.post("/tries", b"x" * 100_000).status == 200
-    status = json.loads(one.box.run("rgunicornctl", "-i", "means", "--json", "status").stdout)
+    status = one.status
     assert status["pid"] == one.arbiter
     assert status["memory"][str(status["workers"][0])]["pss"] > 0
     assert "/tries" not in one.box.run("rgunicornctl", "-i", "means", "requests").stdout

@@ -20,8 +20,8 @@ def test_the_main_process_stays_and_the_service_goes_on(instance, way):
         one.found("has taken over")
         one.found("Generation 2 serves")
         assert kept.get("/").status == 200
-    assert (one.arbiter, one.state) == (arbiter, "active/running")
     until(lambda: one.show("StatusText") == "Generation 2 serves with 2 workers", "the STATUS")
+    assert (one.arbiter, one.state) == (arbiter, "active/running")
     one.box.systemctl("reload", one.service)
     one.found("Generation 3 serves")
     assert one.get("/").body == b"hello\n"

@@ -19,7 +19,7 @@ def fed_for_four_seconds(one):
 
 @on_both
 def test_a_stopped_arbiter_is_killed_and_started_again(instance):
-    one = instance("stopped").drop_in("WatchdogSec=2").open()
+    one = instance("stopped").drop_in("WatchdogSec=4").open()
     one.may_fail = True
     one.get("/")
     one.box.run("kill", "-STOP", str(one.arbiter))
@@ -56,8 +56,10 @@ def test_a_long_request_without_a_limit_is_no_fault_nor_is_a_worker_that_is_bein
         gate.entered()
         for _ in range(6):  # each longer than a watchdog that nobody feeds would last for all of them
             victim = one.get("/pid").text
+            before_it = len(one.records(f"RGUNICORN_WORKER_PID={victim}"))
             one.box.run("kill", "-STOP", victim)
-            until(lambda victim=victim: one.records(f"RGUNICORN_WORKER_PID={victim}"), "a record of it")
+            until(lambda victim=victim, known=before_it: len(one.records(f"RGUNICORN_WORKER_PID={victim}")) > known,
+                  "a record of it")
             one.box.run("kill", "-CONT", victim)
         fed_for_four_seconds(one)
         gate.open()

@@ -6,6 +6,7 @@ runs, and repaired before the next event.
 """
 
 import collections
+import contextlib
 import functools
 import json
 import os
@@ -126,7 +127,8 @@ class Events:
             victim = self.chance.choice(victims)
             if processes.alive(victim):
                 self.kills += 1
-                os.kill(victim, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
 
     def _reload(self):
         """Goes on in the background, so that kills, changes of scale and further reloads come in the middle of it."""

@@ -67,6 +67,6 @@ def test_recycling_after_fifty_requests_loses_nothing_and_there_are_never_fewer_
     finally:
         subject.abandon()
     assert result["lost_in_all"] == 0 and drive.count_repeated(notes) == 0, f"{json.dumps(result, indent=1)}\n{subject.log}"
-    assert min(serving) >= workers and len(serving) > 10, serving
+    assert min(serving) >= workers and len(serving) > 2, serving
     # Recycled all the time, or nothing was shown.
     assert len(list(notes.iterdir())) > 10, subject.log
