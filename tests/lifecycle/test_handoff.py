@@ -22,6 +22,21 @@ def app(environ, start_response):
 """}
 
 
+# A call of C code that keeps the interpreter lock, until somebody writes to the FIFO.
+HOLDS = {"app.py": """
+import ctypes, os
+
+read = ctypes.PyDLL(None).read
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/hold":
+        read(os.open(environ["QUERY_STRING"], os.O_RDONLY), ctypes.create_string_buffer(1), 1)
+    body = b"%d" % os.getpid()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""}
+
+
 def connections_of_one_worker(server, count=CONNECTIONS):
     """Keep-alive connections that the only worker has accepted; its pid."""
     connections = [server.connect(timeout=20) for _ in range(count)]
@@ -95,6 +110,45 @@ def test_requests_behind_one_that_hangs_are_answered_by_the_worker_that_replaces
     answers = [int(connection.response().text) for connection in waiting]
     assert before not in answers
     until(lambda: before not in server.children, "the worker that hung to be gone")
+
+
+def test_a_call_that_keeps_the_interpreter_lock_keeps_no_other_request_waiting(serve, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    server = serve("app:app", "--workers", 2, "--threads", 4, files=HOLDS)
+    with server.connect() as holds:
+        worker = int(holds.get("/").text)
+        others = []
+        while len(others) < 6:
+            others.append(server.connect())
+            if int(others[-1].get("/").text) != worker:
+                others.pop().close()
+        holds.request(target=f"/hold?{fifo}")
+        with open(fifo, "wb", buffering=0) as end:
+            ask_all_at_once(others)
+            for _ in range(20):
+                assert server.get("/").status == 200
+            end.write(b"x")
+        assert int(holds.response().text) == worker
+
+
+def test_requests_behind_a_lock_that_is_never_given_up_are_answered_by_the_worker_that_replaces_the_only_one(serve, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    server = serve("app:app", "--workers", 1, "--threads", 4, "--timeout", 1, "--graceful-timeout", 1, files=HOLDS)
+    server.expect(r"GET /hold\S* has been in the application")
+    with server.connect(timeout=20) as holds:
+        before = int(holds.get("/").text)
+        waiting = [server.connect(timeout=20) for _ in range(5)]
+        for connection in waiting:
+            assert int(connection.get("/").text) == before
+        holds.request(target=f"/hold?{fifo}")
+        with open(fifo, "wb", buffering=0):
+            for connection in waiting:
+                connection.request()
+            assert holds.response().status == 504
+            assert before not in [int(connection.response().text) for connection in waiting]
+            until(lambda: before not in server.children, "the worker whose lock was held to be gone")
 
 
 def test_requests_behind_a_long_one_of_the_old_generation_are_answered_by_the_new_one(serve, tmp_path):

@@ -247,7 +247,7 @@ impl Reactor {
     pub(crate) fn turn_without_coroutine(self: &Arc<Self>, hands: &mut Hands) {
         self.stop_listening();
         self.turn_without_lane(hands);
-        self.offer_requests();
+        self.offer_requests(false);
     }
 
     /// The standby's life under a coroutine driver.
@@ -359,7 +359,7 @@ impl Reactor {
             }
             self.harvest(hands, 0);
             self.turn_without_lane(hands);
-            self.offer_requests();
+            self.offer_requests(false);
             for lane in self.take_overdue() {
                 self.time_out_lane(lane, None);
             }

@@ -1,19 +1,20 @@
 //! Lanes that are threads: which of them leads.
 //!
 //! One lane, the *leader*, turns the reactor and serves what it finds; the others are *idle* (parked) or inside the
-//! application. Nobody is woken for work that the leader could do next. When the leader stays in the application, another
-//! lane takes the lead, in one of three ways:
+//! application. Nobody is woken for work that the leader could do next. The leader is *kept* while it is in the application,
+//! or has polled and waits for the interpreter lock, which C code in another lane may have for as long as it likes. Another
+//! lane then takes the lead, in one of three ways:
 //!
-//! - a lane that comes back finds the leader inside the application and takes the lead itself: the saturated steady
-//!   state, without any wake-up;
+//! - a lane that comes back finds the leader kept and takes the lead itself: the saturated steady state, without any
+//!   wake-up;
 //! - the standby, in charge after a tick, has a complete request and wakes an idle lane for it;
 //! - the last call was long (*armed*): calls of this application probably block, so an idle lane is woken at once to wait
 //!   for the interpreter lock, which it gets the moment the leader blocks.
 //!
-//! **Races.** The leader's state is one atomic, `watch`: calls begun by leaders, shifted, and whether the leader is
-//! inside. It is written under the lock by whoever takes the lead, and without it by the leader itself, which is the only
+//! **Races.** The leader's state is one atomic, `watch`: calls and waits begun by leaders, shifted, and whether the leader
+//! is kept. It is written under the lock by whoever takes the lead, and without it by the leader itself, which is the only
 //! other writer: a taker must hold the interpreter lock *and* find the bit set under our lock, and the leader clears the
-//! bit under our lock too (`leave`), so both cannot believe that they lead. A woken lane that finds the bit cleared goes
+//! bit under our lock too (`leave`, `got_lock`), so both cannot believe that they lead. A woken lane that finds the bit cleared goes
 //! back to sleep. The lost wake-up between parking and waking is closed by `std::thread`'s token: an unpark before the
 //! park makes the park return at once.
 
@@ -27,6 +28,9 @@ use std::time::{Duration, Instant};
 const LONG_CALL: Duration = Duration::from_micros(200);
 /// Calls for which an idle lane is woken at once after a long one.
 const ARMED_CALLS: u32 = 16;
+/// Lanes that wait for the interpreter lock longer than this are starved: twice the switch interval (5 ms), after which
+/// Python code gives the lock up. C code may keep it for as long as it likes.
+pub(crate) const STARVED: Duration = Duration::from_millis(10);
 
 /// What a lane does after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +46,14 @@ struct State {
     leader: usize,
     idle: Vec<usize>,
     threads: Vec<Option<Thread>>,
-    /// A lane that was woken to take the lead and has not decided yet.
-    roused: Option<usize>,
+    /// A lane that was woken to take the lead and has not decided yet, and when it was woken.
+    roused: Option<(usize, Instant)>,
+}
+
+impl State {
+    fn roused_lane(&self) -> Option<usize> {
+        self.roused.map(|(lane, _)| lane)
+    }
 }
 
 /// See the module.
@@ -52,6 +62,8 @@ pub struct Lanes {
     count: usize,
     state: Mutex<State>,
     watch: AtomicU64,
+    /// The leader is kept by the interpreter lock. True only while the bit of `watch` is set.
+    asks: AtomicBool,
     armed: AtomicU32,
     /// Lanes inside the application.
     inside: AtomicU32,
@@ -67,6 +79,7 @@ impl Lanes {
             count,
             state: Mutex::new(State { threads: vec![None; count], ..State::default() }),
             watch: AtomicU64::new(0),
+            asks: AtomicBool::new(false),
             armed: AtomicU32::new(0),
             inside: AtomicU32::new(0),
             used: AtomicBool::new(false),
@@ -79,7 +92,7 @@ impl Lanes {
         self.count
     }
 
-    /// Calls begun by leaders, shifted, and the bit that says whether the leader is inside the application.
+    /// Calls and waits begun by leaders, shifted, and the bit that says whether the leader is kept.
     pub(crate) fn watch(&self) -> u64 {
         self.watch.load(Ordering::SeqCst)
     }
@@ -106,12 +119,39 @@ impl Lanes {
     /// The leader enters the application.
     pub(crate) fn enter(&self) {
         self.inside.fetch_add(1, Ordering::Relaxed);
-        // The leader is the only writer while the bit is clear.
-        let calls = self.watch.load(Ordering::Relaxed) >> 1;
-        self.watch.store((calls + 1) << 1 | 1, Ordering::SeqCst);
+        self.is_kept();
         if self.count > 1 && self.armed.load(Ordering::Relaxed) > 0 {
             self.rouse();
         }
+    }
+
+    fn is_kept(&self) {
+        // The leader is the only writer while the bit is clear.
+        let calls = self.watch.load(Ordering::Relaxed) >> 1;
+        self.watch.store((calls + 1) << 1 | 1, Ordering::SeqCst);
+    }
+
+    /// The leader has polled and is about to wait for the interpreter lock.
+    pub(crate) fn ask_for_lock(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+        self.is_kept();
+    }
+
+    /// Lane `lane`, which has asked for it, has the interpreter lock, and has the lead still or has lost it.
+    pub(crate) fn got_lock(&self, lane: usize) -> Role {
+        let mut state = lock(&self.state);
+        if state.leader == lane {
+            self.asks.store(false, Ordering::Relaxed);
+            self.watch.fetch_and(!1, Ordering::SeqCst);
+            return Role::Lead;
+        }
+        state.idle.push(lane);
+        Role::Idle
+    }
+
+    /// Whether it is the interpreter lock that keeps the leader.
+    pub(crate) fn leader_asks_for_lock(&self) -> bool {
+        self.asks.load(Ordering::Relaxed)
     }
 
     /// A coroutine enters the application. Nobody leads there.
@@ -156,9 +196,10 @@ impl Lanes {
 
     fn take_lead(&self, state: &mut State, lane: usize) {
         state.leader = lane;
-        if state.roused == Some(lane) {
+        if state.roused_lane() == Some(lane) {
             state.roused = None;
         }
+        self.asks.store(false, Ordering::Relaxed);
         let calls = self.watch.load(Ordering::SeqCst) >> 1;
         // Another number too, so that a standby that is in charge sees that somebody turns the reactor again.
         self.watch.store((calls + 1) << 1, Ordering::SeqCst);
@@ -181,7 +222,7 @@ impl Lanes {
             if self.finished.load(Ordering::SeqCst) {
                 return false;
             }
-            if lock(&self.state).roused == Some(lane) {
+            if lock(&self.state).roused_lane() == Some(lane) {
                 return true;
             }
             std::thread::park();
@@ -217,12 +258,18 @@ impl Lanes {
                 return;
             }
             let Some(lane) = state.idle.pop() else { return };
-            state.roused = Some(lane);
+            state.roused = Some((lane, Instant::now()));
             state.threads.get(lane).cloned().flatten()
         };
         if let Some(thread) = thread {
             thread.unpark();
         }
+    }
+
+    /// Since when a lane that was woken for the lead waits for the interpreter lock. Until it has it none of the idle ones
+    /// could take a request.
+    pub(crate) fn roused_since(&self) -> Option<Instant> {
+        lock(&self.state).roused.map(|(_, since)| since)
     }
 
     /// The worker is done: every parked lane leaves.
@@ -287,12 +334,47 @@ mod tests {
     }
 
     #[test]
+    fn a_woken_lane_waits_from_its_waking_until_it_has_the_lead() {
+        let lanes = two();
+        assert_eq!(lanes.roused_since(), None);
+        lanes.enter();
+        lanes.rouse();
+        let since = lanes.roused_since();
+        assert!(since.is_some());
+        lanes.rouse();
+        assert_eq!(lanes.roused_since(), since, "it waits no shorter for being woken once more");
+        assert!(lanes.try_lead(1, lanes.before_lock()));
+        assert_eq!(lanes.roused_since(), None);
+    }
+
+    #[test]
+    fn a_leader_that_waits_for_the_interpreter_lock_leads_on_or_has_lost_the_lead_to_one_who_had_the_lock() {
+        let lanes = two();
+        lanes.enter();
+        lanes.rouse();
+        assert!(lanes.try_lead(1, lanes.before_lock()));
+        for _ in 0..2 {
+            lanes.ask_for_lock();
+            assert!(lanes.leader_asks_for_lock());
+            assert_eq!(lanes.got_lock(1), Role::Lead);
+            assert!(!lanes.leader_asks_for_lock());
+        }
+        lanes.ask_for_lock();
+        assert_eq!(lanes.leave(0, SHORT), Role::Lead);
+        assert!(!lanes.leader_asks_for_lock());
+        assert_eq!(lanes.got_lock(1), Role::Idle);
+        lanes.enter();
+        lanes.rouse();
+        assert_eq!(lock(&lanes.state).roused_lane(), Some(1), "it can be woken again");
+    }
+
+    #[test]
     fn after_a_long_call_the_next_one_wakes_an_idle_lane_at_once() {
         let lanes = two();
         lanes.enter();
         assert_eq!(lanes.leave(0, LONG), Role::Lead);
         assert_eq!(lock(&lanes.state).roused, None);
         lanes.enter();
-        assert_eq!(lock(&lanes.state).roused, Some(1));
+        assert_eq!(lock(&lanes.state).roused_lane(), Some(1));
     }
 }

@@ -108,10 +108,11 @@ impl Reactor {
         self.sheet.count(Counter::HandedOver);
     }
 
-    /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application.
-    pub(crate) fn offer_requests(self: &Arc<Self>) {
+    /// Gives a lane's queue to workers whose lanes are free, while all lanes here are in the application, or `starved`: those
+    /// that are free do not get the interpreter lock.
+    pub(crate) fn offer_requests(self: &Arc<Self>, starved: bool) {
         let stuck = self.coroutines.is_some() && self.standby_in_charge.load(Ordering::SeqCst);
-        if self.lanes.any_free() && !stuck || !self.shares() || self.all_leave() {
+        if self.lanes.any_free() && !stuck && !starved || !self.shares() || self.all_leave() {
             return;
         }
         let mut gone = false;

@@ -677,10 +677,38 @@ impl Reactor {
     pub fn enter_application(&self, lane: usize, exchange: &mut Exchange) -> Instant {
         self.begin_in_lane(lane, exchange);
         self.lanes.enter();
+        self.have_standby_watch();
+        exchange.started()
+    }
+
+    /// The leader is kept from now on.
+    fn have_standby_watch(&self) {
         if self.standby_parked.load(Ordering::SeqCst) {
             self.wake_standby();
         }
-        exchange.started()
+    }
+
+    /// The leading lane has polled and is about to wait for the interpreter lock. The next that it does here is
+    /// [`Reactor::got_lock`].
+    pub fn ask_for_lock(&self) {
+        self.lanes.ask_for_lock();
+        self.have_standby_watch();
+    }
+
+    /// Lane `lane` has the interpreter lock that it has asked for. Another lane may have the lead meanwhile.
+    pub fn got_lock(&self, lane: usize) -> Role {
+        let role = self.lanes.got_lock(lane);
+        if role == Role::Lead {
+            self.relieve_standby();
+        }
+        role
+    }
+
+    /// A lane turns the reactor again.
+    fn relieve_standby(&self) {
+        if self.standby_in_charge.load(Ordering::SeqCst) {
+            self.kick();
+        }
     }
 
     /// From now on scoreboard and timeouts find the request in its lane.
@@ -707,8 +735,8 @@ impl Reactor {
         }
         let role = self.lanes.leave(lane, since.elapsed());
         self.finish_if_retired();
-        if role == Role::Lead && self.standby_in_charge.load(Ordering::SeqCst) {
-            self.kick();
+        if role == Role::Lead {
+            self.relieve_standby();
         }
         role
     }
@@ -716,8 +744,8 @@ impl Reactor {
     /// As [`Lanes::try_lead`]; a standby that is in charge leaves at once.
     pub fn try_lead(&self, lane: usize, before: (u64, Instant)) -> bool {
         let leads = self.lanes.try_lead(lane, before);
-        if leads && self.standby_in_charge.load(Ordering::SeqCst) {
-            self.kick();
+        if leads {
+            self.relieve_standby();
         }
         leads
     }

@@ -47,7 +47,7 @@ fn a_request_that_comes_back_from_a_failed_offer_wakes_the_lane_that_went_to_sle
     let request = waiting(&reactor);
     reactor.lanes.enter();
     lock(&reactor.table).push_request(request);
-    reactor.offer_requests();
+    reactor.offer_requests(false);
     assert_eq!(woken.recv_timeout(PATIENCE), Ok(()));
 }
 

@@ -1,10 +1,11 @@
-//! The standby: the thread that turns the reactor while every lane is in the application.
+//! The standby: the thread that turns the reactor while no lane can: the leader is in the application, or waits for the
+//! interpreter lock.
 //!
 //! It never attaches to Python, so a lane that computes, sleeps or holds the interpreter lock for ever stops nothing but
 //! itself: heads and bodies go on being read, responses flushed, timeouts kept, connections accepted.
 //!
 //! States: *parked* (nothing is in the application; no tick, no cost), *watching* (a tick each millisecond, while
-//! requests come and go), *in charge* (the lane has been in the same call for a whole tick: the standby blocks in
+//! requests come and go), *in charge* (the leader has been kept by the same call or wait for a whole tick: the standby blocks in
 //! epoll_wait in its place until the lane is back).
 //!
 //! **Races.** Parking: the standby sets `standby_parked`, then looks at the lanes' `watch`; a lane that enters changes
@@ -14,6 +15,7 @@
 //! next event: the standby then sees that `watch` has changed and leaves.
 
 use crate::hands::Hands;
+use crate::lanes::STARVED;
 use crate::reactor::{Reactor, lock};
 use crate::timeouts::Watch;
 use rgunicorn_log::event;
@@ -117,20 +119,30 @@ impl Reactor {
 
     /// Turns the reactor until a lane does so again.
     pub(crate) fn take_charge(self: &Arc<Self>, call: u64, hands: &mut Hands, watch: &mut Watch) {
-        let listening = self.lanes.any_free();
+        let begun = Instant::now();
+        let mut listening = self.lanes.any_free();
         if !listening {
             self.stop_listening();
         }
         self.standby_in_charge.store(true, Ordering::SeqCst);
         let mut accept_at = Instant::now() + ACCEPT_EVERY;
         while self.lanes.watch() == call && !self.finished.load(Ordering::Relaxed) {
-            self.find_lanes(hands);
+            let starved_at = self.starved_at(begun);
+            let starved = starved_at.is_some_and(|at| at <= Instant::now());
+            if listening && starved {
+                self.stop_listening();
+                listening = false;
+            }
+            self.find_lanes(hands, starved);
             let accepts = !listening && self.accepts();
             let accept_at_last = accepts.then_some(accept_at);
             let (lanes, late) = (self.look_around(watch), self.refuse_late_requests(hands));
-            let deadline = [self.next_deadline(), lanes, late, accept_at_last].into_iter().flatten().min();
+            let deadline = [self.next_deadline(), lanes, late, accept_at_last, starved_at.filter(|_| !starved)]
+                .into_iter()
+                .flatten()
+                .min();
             self.harvest(hands, self.timeout_until(deadline));
-            self.find_lanes(hands);
+            self.find_lanes(hands, starved);
             if accepts && Instant::now() >= accept_at {
                 self.accept_all();
                 accept_at = Instant::now() + ACCEPT_EVERY;
@@ -144,11 +156,24 @@ impl Reactor {
     }
 
     /// Reads what has come, and sees that complete requests get a lane: an idle one here, or another worker's.
-    fn find_lanes(self: &Arc<Self>, hands: &mut Hands) {
+    fn find_lanes(self: &Arc<Self>, hands: &mut Hands, starved: bool) {
         self.turn_without_lane(hands);
         if self.has_requests() {
-            self.lanes.rouse();
-            self.offer_requests();
+            // One that asks for the lock already has it first.
+            if !self.lanes.leader_asks_for_lock() {
+                self.lanes.rouse();
+            }
+            self.offer_requests(starved);
         }
+    }
+
+    /// When the lanes that are free will have waited too long for the interpreter lock, while there are other workers and
+    /// the standby has been in charge since `begun`. None if no lane waits for it.
+    fn starved_at(&self, begun: Instant) -> Option<Instant> {
+        if !self.shares() {
+            return None;
+        }
+        let asks = self.lanes.leader_asks_for_lock().then_some(begun);
+        Some(asks.into_iter().chain(self.lanes.roused_since()).min()? + STARVED)
     }
 }

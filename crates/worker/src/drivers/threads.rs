@@ -135,14 +135,19 @@ impl Pool {
                     }
                     let polled = py.detach(|| {
                         lane.with_hands(|hands| reactor.wait(hands));
+                        reactor.ask_for_lock();
                         Instant::now()
                     });
+                    let role = reactor.got_lock(number);
                     if polled.elapsed() > CONTENDED {
                         contended = CONTENDED_POLLS;
                     }
                     // Handlers that the application has installed with signal.signal run now.
                     if let Err(error) = py.check_signals() {
                         self.deal_with(py, &error);
+                    }
+                    if role == Role::Idle && !self.idle(py, number) {
+                        return;
                     }
                 }
                 Next::Finished => return,
