@@ -1,5 +1,6 @@
 """The applications that are measured: as little as the question allows, so that the server is what costs."""
 
+import ctypes
 import time
 
 _BODY = b"Hello, World!"
@@ -33,11 +34,18 @@ async def either(scope, receive, send):
         await send({"type": "websocket.send", "text": event.get("text"), "bytes": event.get("bytes")})
 
 
+_keep_lock = ctypes.PyDLL(None).usleep
+
+
 def mixed(environ, start_response):
-    """/sleep waits 10 ms as for a database, /nap 2 s, /spin computes for 5 ms, /hog for 50; everything else is hello."""
+    """/sleep waits 10 ms as for a database, /nap 2 s, /spin computes for 5 ms, /hog for 50; /lock waits 10 ms and then has C
+    code keep the interpreter lock for 50, as json.dumps of something large does; everything else is hello."""
     path = environ["PATH_INFO"]
     if path in ("/sleep", "/nap"):
         time.sleep(0.010 if path == "/sleep" else 2)
+    elif path == "/lock":
+        time.sleep(0.010)
+        _keep_lock(50_000)
     elif path in ("/spin", "/hog"):
         end = time.thread_time() + (0.005 if path == "/spin" else 0.050)
         while time.thread_time() < end:
