@@ -524,6 +524,19 @@ def test_each_new_worker_of_a_reload_answers_reload_check_before_it_serves(check
     assert len(one.seen()) == count, "a replacement is not checked"
 
 
+def test_a_check_is_answered_by_the_new_release_though_its_lane_is_still_busy(checked):
+    """And not by a worker of the old one, which has a free lane."""
+    one = checked("/health", "/made=201")
+    one.release("""status = "201 Created" if path == "/made" else "200 OK"
+    if path == "/health":
+        class Body(list):
+            def close(self):
+                time.sleep(0.5)
+        start_response(status, [("Content-Length", "5")])
+        return Body([b"hello"])""")
+    one.reload()
+
+
 @pytest.mark.parametrize("body, reason, shown", [
     ("raise RuntimeError('no database')", r"GET /health was answered with 500 Internal Server Error instead of a status from "
      "200 to 399", "Traceback.*RuntimeError: no database"),

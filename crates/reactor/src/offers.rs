@@ -6,7 +6,7 @@
 
 use crate::connection::Connection;
 use crate::handoff::{Head, OFFER_AGAIN};
-use crate::reactor::{Reactor, lock};
+use crate::reactor::{Reactor, Service, lock};
 use rgunicorn_protocol::scoreboard::Counter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,8 +58,12 @@ impl Reactor {
         }
     }
 
-    /// Whether there are, or may be, other workers who take what this one gives away.
+    /// Whether there are, or may be, other workers who take what this one gives away. What a worker is asked while it boots
+    /// is meant for its own application.
     pub(crate) fn shares(&self) -> bool {
+        if *lock(&self.service) == Service::Booting {
+            return false;
+        }
         self.workers.load(Ordering::Relaxed) > 1
             || (self.retiring.load(Ordering::Relaxed) && self.successors.load(Ordering::Relaxed))
     }
