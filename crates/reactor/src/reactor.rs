@@ -643,10 +643,19 @@ impl Reactor {
     /// Makes room for a new connection: ends the one that has been idle for longest, or else the one whose head has been
     /// incomplete for longest, which is told so. Whether there was one.
     pub(crate) fn make_room(self: &Arc<Self>) -> bool {
-        let idle = lock(&self.table).take_oldest_idle();
-        if let Some(connection) = idle {
-            self.end(connection);
-            return true;
+        loop {
+            let idle = lock(&self.table).take_oldest_idle();
+            let Some(connection) = idle else { break };
+            // A request may have come after the set was asked.
+            if !sys::has_input(connection.socket.as_fd()) {
+                self.end(connection);
+                return true;
+            }
+            let token = connection.token;
+            self.put_back(connection);
+            if lock(&self.table).note(token, Happened { readable: true, ..Happened::default() }) {
+                self.kick_pollers();
+            }
         }
         let half_open = lock(&self.table).take_oldest_half_open();
         let Some(mut connection) = half_open else { return false };

@@ -89,6 +89,14 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<st
     Ok((fd, socket_address(&address)))
 }
 
+/// Whether there is something to read; false at the end of the stream, too.
+pub(crate) fn has_input(socket: BorrowedFd<'_>) -> bool {
+    let mut byte = [0_u8; 1];
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: `byte` lives over the call and is one byte long.
+    retry(|| unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) }).is_ok_and(|n| n > 0)
+}
+
 /// TCP addresses; none for a unix peer. A v4-mapped address is given as the IPv4 address that it is.
 pub(crate) fn socket_address(address: &libc::sockaddr_storage) -> Option<std::net::SocketAddr> {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
