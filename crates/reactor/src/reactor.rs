@@ -641,8 +641,10 @@ impl Reactor {
     }
 
     /// Makes room for a new connection: ends the one that has been idle for longest, or else the one whose head has been
-    /// incomplete for longest, which is told so. Whether there was one.
+    /// incomplete for longest, which is told so. Whether there was one, or there may be one once those are heard whose first
+    /// bytes have come.
     pub(crate) fn make_room(self: &Arc<Self>) -> bool {
+        let mut unheard = false;
         loop {
             let idle = lock(&self.table).take_oldest_idle();
             let Some(connection) = idle else { break };
@@ -651,6 +653,7 @@ impl Reactor {
                 self.end(connection);
                 return true;
             }
+            unheard = true;
             let token = connection.token;
             self.put_back(connection);
             if lock(&self.table).note(token, Happened { readable: true, ..Happened::default() }) {
@@ -658,7 +661,7 @@ impl Reactor {
             }
         }
         let half_open = lock(&self.table).take_oldest_half_open();
-        let Some(mut connection) = half_open else { return false };
+        let Some(mut connection) = half_open else { return unheard };
         // It has no time to linger: its fd is what is wanted. Nothing that it has sent is unread, so the answer arrives.
         let _ = connection.answer_error(503, &mut Hands::default(), &self.surroundings());
         self.end(connection);
