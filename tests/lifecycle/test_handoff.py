@@ -24,13 +24,18 @@ def app(environ, start_response):
 
 # A call of C code that keeps the interpreter lock, until somebody writes to the FIFO.
 HOLDS = {"app.py": """
-import ctypes, os
+import ctypes, os, threading
 
 read = ctypes.PyDLL(None).read
 
+def hold(fifo):
+    read(os.open(fifo, os.O_RDONLY), ctypes.create_string_buffer(1), 1)
+
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/hold":
-        read(os.open(environ["QUERY_STRING"], os.O_RDONLY), ctypes.create_string_buffer(1), 1)
+        hold(environ["QUERY_STRING"])
+    if environ["PATH_INFO"] == "/later":
+        threading.Thread(target=hold, args=[environ["QUERY_STRING"]]).start()
     body = b"%d" % os.getpid()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -112,10 +117,12 @@ def test_requests_behind_one_that_hangs_are_answered_by_the_worker_that_replaces
     until(lambda: before not in server.children, "the worker that hung to be gone")
 
 
-def test_a_call_that_keeps_the_interpreter_lock_keeps_no_other_request_waiting(serve, tmp_path):
+@pytest.mark.parametrize("path, threads", [("/hold", 4), ("/later", 4), ("/later", 1)],
+                         ids=["of a lane", "of another thread", "of another thread than the only lane"])
+def test_a_call_that_keeps_the_interpreter_lock_keeps_no_other_request_waiting(serve, tmp_path, path, threads):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    server = serve("app:app", "--workers", 2, "--threads", 4, files=HOLDS)
+    server = serve("app:app", "--workers", 2, "--threads", threads, files=HOLDS)
     with server.connect() as holds:
         worker = int(holds.get("/").text)
         others = []
@@ -123,7 +130,7 @@ def test_a_call_that_keeps_the_interpreter_lock_keeps_no_other_request_waiting(s
             others.append(server.connect())
             if int(others[-1].get("/").text) != worker:
                 others.pop().close()
-        holds.request(target=f"/hold?{fifo}")
+        holds.request(target=f"{path}?{fifo}")
         with open(fifo, "wb", buffering=0) as end:
             ask_all_at_once(others)
             for _ in range(20):
