@@ -10,6 +10,7 @@ use std::sync::mpsc;
 /// A worker of several with one lane, which sleeps in [`Reactor::wait`]; and who says that it has woken up.
 fn asleep(instance: &Instance) -> (Arc<Reactor>, Channel, mpsc::Receiver<()>) {
     let (reactor, channel) = instance.reactor(&WorkerSettings { workers: 2, ..settings() }, 1);
+    *lock(&reactor.service) = Service::Serving;
     let (tell, told) = mpsc::channel();
     let (woken, waking) = mpsc::channel();
     let lane = Arc::clone(&reactor);
