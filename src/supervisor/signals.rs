@@ -117,6 +117,10 @@ impl Signals {
         // SAFETY: the set is initialised; nix has no names for real-time signals, but takes sets that hold them.
         let mask = unsafe { SigSet::from_sigset_t_unchecked(mask) };
         mask.thread_block()?;
+        // Ignored, which execve(2) keeps, it would have the kernel reap children by itself, and their ends be lost.
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: SIG_DFL is no code of ours.
+        unsafe { sigaction(Signal::SIGCHLD, &default) }?;
         let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Signals { fd, told: BTreeMap::new() })
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import time
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from pathlib import Path
@@ -244,3 +245,18 @@ def app(environ, start_response): pass
     ended = run("app:app", "--preload", "--preload-strict", "--bind", "127.0.0.1:0", cwd=tmp_path)
     assert ended.returncode == 3, ended.stderr
     assert "preload_strict" in ended.stderr and "ticker" in ended.stderr, ended.stderr
+
+
+IGNORES_SIGCHLD = (sys.executable, "-c", "import os, signal, sys\n"
+                   "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv(sys.argv[1], sys.argv[1:])")
+
+
+def test_a_supervisor_that_ignores_sigchld_takes_no_death_from_us(serve):
+    """An ignored SIGCHLD outlives execve(2), and then the kernel reaps (sigaction(2))."""
+    server = serve("plain:app", "--workers", 2, wrapper=IGNORES_SIGCHLD)
+    victim = server.workers[0]
+    server.expect("was killed by SIGKILL")
+    os.kill(victim, SIGKILL)
+    server.found(f"pid {victim}.* was killed by SIGKILL", "error")
+    until(lambda: len(server.workers) == 2 and victim not in server.workers, "the replacement")
+    assert server.stop(within=10) == 0
