@@ -83,6 +83,15 @@ fn execute(
     output: Option<(BorrowedFd<'_>, JournalStreams)>,
 ) -> Errno {
     forget_handlers();
+    // Before the channel: where it goes `printed` may be.
+    if let Some((printed, streams)) = output {
+        for (number, replaced) in [(1, streams.stdout), (2, streams.stderr)] {
+            // SAFETY: dup2(2) onto standard output or error, which this process is about to hand on.
+            if replaced && unsafe { libc::dup2(printed.as_raw_fd(), number) } < 0 {
+                return Errno::last();
+            }
+        }
+    }
     // SAFETY: dup2(2) on a number that this process, which is about to execute, owns alone.
     let placed = unsafe { libc::dup2(channel.as_raw_fd(), CHANNEL_FD) };
     if placed < 0 {
@@ -93,14 +102,6 @@ fn execute(
         // SAFETY: F_SETFD on an open fd.
         unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) };
         std::mem::forget(channel);
-    }
-    if let Some((printed, streams)) = output {
-        for (number, replaced) in [(1, streams.stdout), (2, streams.stderr)] {
-            // SAFETY: dup2(2) onto standard output or error, which this process is about to hand on.
-            if replaced && unsafe { libc::dup2(printed.as_raw_fd(), number) } < 0 {
-                return Errno::last();
-            }
-        }
     }
     // Whatever we were started with beside standard input, output and error is not the application's.
     for (first, last) in [(3, CHANNEL_FD as u32 - 1), (CHANNEL_FD as u32 + 1, u32::MAX)] {
