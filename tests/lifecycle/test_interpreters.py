@@ -10,6 +10,11 @@ from harness.requirement import command, require
 from harness.server import APPS, BINARY, clean_environment, interpreter_at, interpreters, write
 
 FOUND = interpreters()
+HELLO = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"hello"]
+"""
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
@@ -114,3 +119,42 @@ def test_a_directory_that_the_server_may_not_enter_is_named(serve, tmp_path, nee
                            capture_output=True, text=True, timeout=30, env=clean_environment(), cwd="/")
     assert ended.returncode == 1
     assert f"{closed}" in ended.stderr and "0700" in ended.stderr, ended.stderr
+
+
+def test_nothing_is_imported_from_the_folder_where_rgunicorn_was_started(serve, tmp_path, needs):
+    """Least of all as root, before `user` is taken."""
+    needs(os.geteuid() == 0, "root, to become another user")
+    for directory in [tmp_path, *tmp_path.parents][:3]:
+        directory.chmod(0o755)
+    folder, seen = tmp_path / "started", tmp_path / "seen"
+    folder.mkdir()
+    for name in ("sysconfig", "json", "threading", "traceback", "importlib", "platform"):
+        (folder / f"{name}.py").write_text(f"open({str(seen)!r}, 'a').write('{name} ')\nraise ImportError('a trap')\n")
+    server = serve("app:app", "--user", "nobody", python="/usr/bin/python3", cwd=folder, files={"app.py": HELLO})
+    assert server.get("/").status == 200
+    assert not seen.exists(), seen.read_text()
+
+
+# Opens so many fds, says that standard output is the journal, and becomes the rest of its command line.
+HAS_FDS = """
+import os, sys
+while True:
+    fd = os.open("/dev/null", os.O_RDONLY)
+    if fd >= 2 + int(sys.argv[1]):
+        break
+    os.set_inheritable(fd, True)
+os.set_inheritable(fd, True)
+told = os.fstat(1)
+os.environ["JOURNAL_STREAM"] = f"{told.st_dev}:{told.st_ino}"
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_what_an_application_prints_at_import_reaches_no_channel_whatever_fds_there_were(serve, tmp_path):
+    """The channel has a number of its own in the mold (63), which another of our fds may have had."""
+    files = {"app.py": "print('printed at import', flush=True)\n" + HELLO}
+    for count in range(50, 60):
+        server = serve("app:app", "--preload", "--error-logfile", tmp_path / "error.log", files=files,
+                       wrapper=(sys.executable, "-c", HAS_FDS, count))
+        assert server.get("/").status == 200, count
+        assert server.stop() == 0

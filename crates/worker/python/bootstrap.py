@@ -41,6 +41,9 @@ def load_worker_module(path):
 
 
 def main():
+    # The folder of whoever started rgunicorn: nothing may be imported from there, least of all as root.
+    if sys.path and sys.path[0] == "":
+        del sys.path[0]
     path = sys.argv[1]
     check_interpreter()
     try:
@@ -48,8 +51,6 @@ def main():
     except Exception as error:
         refuse("the interpreter %s cannot load rgunicorn's worker module %s: %s" % (sys.executable, path, error))
     sys.argv[:] = ["rgunicorn"]
-    if sys.path and sys.path[0] == "":
-        del sys.path[0]
     sys.exit(module.mold(CHANNEL_FD))
 
 
