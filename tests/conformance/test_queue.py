@@ -1,5 +1,6 @@
 """Complete requests that wait for a lane: queue_timeout on time, nothing done for clients that have left, health_path."""
 
+import threading
 import time
 
 import pytest
@@ -50,6 +51,37 @@ def test_without_queue_timeout_requests_wait(serve, tmp_path):
         waiting.request(target="/")
         gate.open()
         assert (stuck.response().status, waiting.response().status) == (200, 200)
+
+
+def test_clients_that_ask_without_a_pause_keep_no_new_one_waiting(serve):
+    """The queue of the only lane is never empty, and each call is shorter than the standby's patience."""
+    server = serve("m:app", "--workers", 1, files={"m.py": """
+import time
+
+def app(environ, start_response):
+    time.sleep(0.002)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""})
+    over, answers = threading.Event(), []
+
+    def ask():
+        with server.connect() as client:
+            while not over.is_set():
+                answers.append(client.get("/").status)
+
+    threads = [threading.Thread(target=ask) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            until(lambda known=len(answers): len(answers) > known + 20, "them to be answered")
+            assert server.get("/").status == 200
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(20)
+    assert set(answers) == {200}
 
 
 COUNTING = {"m.py": """

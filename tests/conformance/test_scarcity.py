@@ -6,6 +6,8 @@ import socket
 import pytest
 from harness import processes
 from harness.crowd import raise_fd_limit
+from harness.http import ConnectionEnded
+from harness.server import control
 from harness.waiting import until
 
 LIMITED = ("bash", "-c", 'ulimit -n 64; exec "$@"', "limited")
@@ -97,6 +99,31 @@ def test_without_fds_the_oldest_half_of_a_request_makes_room_after_all_idle_conn
     for client in (uploading, *half_open):
         client.close()
     assert server.log.find("no fd is left", "warning")
+
+
+def test_idle_connections_for_which_nobody_has_an_fd_do_not_wait_in_the_handoff(serve, tmp_path):
+    """Nobody would see the request that comes next on one of them: they are answered, or ended."""
+    raise_fd_limit(2048)
+    socket = tmp_path / "control.sock"
+    server = serve("plain:app", "--workers", 3, "--keep-alive", 60, "--control-socket", socket, wrapper=LIMITED)
+    address = server.address
+    # One after the other, so that the workers share them, and more than one of them could have.
+    clients = []
+    for _ in range(75):
+        clients.append(server.connect(address))
+        assert asked(clients[-1])
+    assert control("-s", socket, "scale", 1).returncode == 0
+    until(lambda: len(server.workers) == 1, "one worker")
+    answers = sum(asked(client) for client in clients)
+    assert 10 < answers < len(clients), "as many as there are fds"
+
+
+def asked(client):
+    """A request: whether it was answered. Else the connection has ended; it may not be silent."""
+    try:
+        return client.get("/").status == 200
+    except (ConnectionEnded, ConnectionResetError, BrokenPipeError):
+        return False
 
 
 def test_a_body_that_the_disk_does_not_take_is_a_500_and_hurts_nobody_else(serve):

@@ -54,11 +54,19 @@ pub(crate) struct Handoff {
     pub(crate) watched: bool,
     /// This worker had no fd for what waits: it does not look again before this instant.
     pub(crate) rests_until: Option<Instant>,
+    /// It has rested, and nobody else has taken what waits since: nobody sees the requests of clients that wait there.
+    starved: bool,
 }
 
 impl Handoff {
     pub(crate) fn new(receive: OwnedFd, send: OwnedFd) -> Handoff {
-        Handoff { receive: Socket::new(receive), send: Socket::new(send), watched: false, rests_until: None }
+        Handoff {
+            receive: Socket::new(receive),
+            send: Socket::new(send),
+            watched: false,
+            rests_until: None,
+            starved: false,
+        }
     }
 
     pub(crate) fn receive(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -254,8 +262,13 @@ impl Reactor {
             if self.finished.load(Ordering::SeqCst) {
                 return false;
             }
-            let received = match lock(&self.handoff).as_ref() {
-                Some(handoff) => receive(handoff),
+            let received = match lock(&self.handoff).as_mut() {
+                Some(handoff) => {
+                    let received = receive(handoff);
+                    let lacks = |error: &io::Error| error.kind() != io::ErrorKind::WouldBlock;
+                    handoff.starved &= received.as_ref().err().is_some_and(lacks);
+                    received
+                }
                 None => return false,
             };
             match received {
@@ -270,9 +283,11 @@ impl Reactor {
             error if error.kind() == io::ErrorKind::WouldBlock => {}
             error if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
                 self.say_full(&error);
-                // A request is worth more than an idle connection; one idle connection is worth no other.
+                // A request is worth more than an idle connection. One idle connection is worth no other, unless nobody else
+                // has room for it: the request that comes next on it would be seen by nobody.
                 let waits = matches!(self.head_of_handoff(), Head::Waited(_));
-                if !(waits && self.make_room()) {
+                let starved = lock(&self.handoff).as_ref().is_some_and(|handoff| handoff.starved);
+                if !(waits && self.make_room() || !waits && starved && self.end_oldest_idle(&mut false)) {
                     self.leave_handoff_alone();
                 }
             }
@@ -311,6 +326,7 @@ impl Reactor {
     fn leave_handoff_alone(&self) {
         if let Some(handoff) = lock(&self.handoff).as_mut() {
             handoff.rests_until = Some(Instant::now() + OFFER_AGAIN);
+            handoff.starved = true;
         }
         self.handoff_rests.store(true, Ordering::Relaxed);
         self.watch_handoff(false);

@@ -10,6 +10,7 @@ use crate::sys;
 use crate::token::Source;
 use rgunicorn_log::event;
 use rgunicorn_protocol::ListenerAddress;
+use rgunicorn_protocol::scoreboard::monotonic_us;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -120,6 +121,7 @@ impl Reactor {
 
     /// Watches the listeners and the handoff, as far as the worker takes part in them.
     pub(crate) fn listen_again(&self) {
+        self.deaf_since.store(0, Ordering::Relaxed);
         let mut listeners = lock(&self.listeners);
         let open = listeners.open;
         for (n, listener) in (0_u32..).zip(&mut listeners.all) {
@@ -165,6 +167,7 @@ impl Reactor {
 
     /// Leaves new connections to the other workers.
     pub(crate) fn stop_listening(&self) {
+        let _ = self.deaf_since.compare_exchange(0, monotonic_us(), Ordering::Relaxed, Ordering::Relaxed);
         let mut listeners = lock(&self.listeners);
         for (n, listener) in (0_u32..).zip(&mut listeners.all) {
             if std::mem::take(&mut listener.watched)

@@ -23,6 +23,7 @@ use crate::offspring::Mark;
 use crate::outbox::Flushed;
 use crate::request_id::RequestIds;
 use crate::settings::ReactorSettings;
+use crate::standby::ACCEPT_EVERY;
 use crate::sys;
 use crate::table::{Happened, Table};
 use crate::timeouts::{InLanes, TakeStack};
@@ -30,14 +31,14 @@ use crate::token::{Source, Token};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use rgunicorn_log::event;
-use rgunicorn_protocol::scoreboard::{Counter, LaneRecord};
+use rgunicorn_protocol::scoreboard::{Counter, LaneRecord, monotonic_us};
 use rgunicorn_protocol::{Channel, ListenerAddress, Sheet};
 use slog::Logger;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,9 @@ pub struct Reactor {
     pub(crate) finished: AtomicBool,
     /// Threads that are blocked in epoll_wait, or about to be.
     polling: AtomicU32,
+    /// Since when nobody of this worker looks at the listeners and the handoff, in microseconds; 0: somebody does, or will
+    /// when no request waits.
+    pub(crate) deaf_since: AtomicU64,
     /// Who leads, and whether the leader is in the application.
     pub lanes: Lanes,
     /// The standby sleeps until somebody enters the application.
@@ -199,6 +203,7 @@ impl Reactor {
             retiring: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             polling: AtomicU32::new(0),
+            deaf_since: AtomicU64::new(0),
             lanes: Lanes::new(lanes),
             standby_parked: AtomicBool::new(false),
             standby_in_charge: AtomicBool::new(false),
@@ -236,6 +241,11 @@ impl Reactor {
             if self.coroutines.is_some() && !self.lanes.any_free() {
                 self.turn_without_coroutine(hands);
                 return Next::Nothing;
+            }
+            // Requests that the standby reads while the lane is in the application may never come to an end.
+            if self.coroutines.is_none() && self.is_deaf() {
+                self.listen_again();
+                self.harvest(hands, 0);
             }
             let mut table = lock(&self.table);
             if let Some(connection) = table.pop_request() {
@@ -640,25 +650,19 @@ impl Reactor {
         }
     }
 
+    /// Whether nobody has looked at the listeners for as long as a lane that is in one call would let them wait.
+    fn is_deaf(&self) -> bool {
+        let since = self.deaf_since.load(Ordering::Relaxed);
+        since != 0 && monotonic_us().saturating_sub(since) >= ACCEPT_EVERY.as_micros() as u64
+    }
+
     /// Makes room for a new connection: ends the one that has been idle for longest, or else the one whose head has been
     /// incomplete for longest, which is told so. Whether there was one, or there may be one once those are heard whose first
     /// bytes have come.
     pub(crate) fn make_room(self: &Arc<Self>) -> bool {
         let mut unheard = false;
-        loop {
-            let idle = lock(&self.table).take_oldest_idle();
-            let Some(connection) = idle else { break };
-            // A request may have come after the set was asked.
-            if !sys::has_input(connection.socket.as_fd()) {
-                self.end(connection);
-                return true;
-            }
-            unheard = true;
-            let token = connection.token;
-            self.put_back(connection);
-            if lock(&self.table).note(token, Happened { readable: true, ..Happened::default() }) {
-                self.kick_pollers();
-            }
+        if self.end_oldest_idle(&mut unheard) {
+            return true;
         }
         let half_open = lock(&self.table).take_oldest_half_open();
         let Some(mut connection) = half_open else { return unheard };
@@ -666,6 +670,26 @@ impl Reactor {
         let _ = connection.answer_error(503, &mut Hands::default(), &self.surroundings());
         self.end(connection);
         true
+    }
+
+    /// Ends the connection that has been idle for longest. Whether there was one; `unheard`: whether there was one to which
+    /// something had come, and which is to be heard first.
+    pub(crate) fn end_oldest_idle(self: &Arc<Self>, unheard: &mut bool) -> bool {
+        loop {
+            let idle = lock(&self.table).take_oldest_idle();
+            let Some(connection) = idle else { return false };
+            // A request may have come after the set was asked.
+            if !sys::has_input(connection.socket.as_fd()) {
+                self.end(connection);
+                return true;
+            }
+            *unheard = true;
+            let token = connection.token;
+            self.put_back(connection);
+            if lock(&self.table).note(token, Happened { readable: true, ..Happened::default() }) {
+                self.kick_pollers();
+            }
+        }
     }
 
     pub(crate) fn review_all(&self) {

@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// How long lanes may take to come back when the worker is done.
 const LEAVE_WITHIN: Duration = Duration::from_millis(100);
 /// While in charge: how often connections that wait are accepted, though other workers may be about to.
-const ACCEPT_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const ACCEPT_EVERY: Duration = Duration::from_millis(10);
 
 impl Reactor {
     /// Starts the standby of this worker. To be called after the fork, before the first lane.
