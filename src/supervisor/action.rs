@@ -5,7 +5,7 @@
 
 use super::event::Serial;
 use super::record::Record;
-use rgunicorn_protocol::{BootFaultKind, ToWorker};
+use rgunicorn_protocol::{BootFaultKind, Occasion, ToWorker};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(crate) enum Action {
     /// Execute the interpreter of a generation and configure it; answered by `Event::Spawned` or `SpawnFailed`.
     SpawnMold { generation: u32, mold: Serial },
     /// Make a channel and have the mold fork a worker that holds its other end. `check`: it must pass `reload_check`.
-    Fork { mold: Serial, worker: Serial, slot: u32, check: bool },
+    Fork { mold: Serial, worker: Serial, slot: u32, occasion: Occasion },
     /// Send a message to a mold or a worker.
     Send { to: Serial, message: ToWorker },
     /// SIGKILL.

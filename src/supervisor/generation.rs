@@ -10,7 +10,7 @@ use super::event::{Plan, Serial};
 use super::process::{CANCEL_TIME, Killed, MARGIN, Phase, Process, STOP_TIME, Seat};
 use super::record::{Record, Tags};
 use super::slot::Slot;
-use rgunicorn_protocol::ToWorker;
+use rgunicorn_protocol::{Occasion, ToWorker};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -281,8 +281,11 @@ impl Generation {
             .values()
             .filter(|process| matches!(process.phase, Phase::Stopping { booting: true, .. }))
             .count();
-        // The first generation has nothing to fall back on, and a replacement nothing that is newer than itself.
-        let check = self.role == Role::Incoming && self.number > 1;
+        let occasion = match self.role {
+            Role::Incoming if self.number > 1 => Occasion::Reload,
+            Role::Incoming => Occasion::Start,
+            Role::Serving | Role::Receding | Role::Leaving => Occasion::Replacement,
+        };
         let one_replaced = self.slots.iter().any(|slot| slot.incumbent.is_some() && slot.replacement.is_some());
         // A worker that leaves takes memory until its last request is done, which may be long: no more leave than serve.
         let leaves = |process: &&Process| {
@@ -313,7 +316,7 @@ impl Generation {
             booting += 1;
             let seat = Seat::Slot(slot.number);
             self.processes.insert(worker, Process::ordered(worker, seat, self.plan.boot_timeout, now));
-            actions.push(Action::Fork { mold, worker, slot: slot.number, check });
+            actions.push(Action::Fork { mold, worker, slot: slot.number, occasion });
         }
     }
 

@@ -227,8 +227,8 @@ impl<'a> Performer<'a> {
                     self.events.push_back(Event::SpawnFailed { mold, reason });
                 }
             },
-            Action::Fork { mold, worker, slot, check } => {
-                if let Err(reason) = self.fork(mold, worker, slot, check) {
+            Action::Fork { mold, worker, slot, occasion } => {
+                if let Err(reason) = self.fork(mold, worker, slot, occasion) {
                     self.forget(worker);
                     let message = FromWorker::ForkFailed { worker: worker.0, reason };
                     self.events.push_back(Event::Message { from: mold, message });

@@ -4,10 +4,11 @@ import json
 import os
 import pwd
 import re
-from signal import SIGHUP, SIGUSR1
+from signal import SIGHUP, SIGKILL, SIGUSR1
 
 import pytest
 from harness import until
+from harness.server import control
 
 
 def test_what_the_application_prints_reaches_the_log(serve):
@@ -133,6 +134,29 @@ def test_rotated_log_files_are_the_workers_files_again_though_they_run_as_anothe
     # A new generation opens the files by their names.
     server.signal(SIGHUP)
     until(lambda: "Generation 2 serves" in errors.read_text(), "the reload")
+
+
+def test_a_log_folder_that_is_gone_takes_no_worker_away_and_a_reload_says_so(serve, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    server = serve("plain:app", "--workers", 2, "--access-logfile", logs / "access.log", "--error-logfile", logs / "error.log",
+                   "--control-socket", tmp_path / "control.sock")
+    workers = server.workers
+    for path in logs.iterdir():
+        path.unlink()
+    logs.rmdir()
+    for worker in workers:
+        os.kill(worker, SIGKILL)
+    until(lambda: len(server.workers) == 2 and not set(workers) & set(server.workers), "other workers")
+    server.expect("logs cannot be opened and go to stderr until a reload.*error.log")
+    server.found("logs cannot be opened and go to stderr", "error")
+    assert server.get("/").status == 200
+    failed = control("-s", tmp_path / "control.sock", "reload")
+    assert failed.returncode == 1 and "error.log" in failed.stdout + failed.stderr
+    logs.mkdir()
+    assert control("-s", tmp_path / "control.sock", "reload").returncode == 0
+    assert server.get("/?again").status == 200
+    until(lambda: "?again" in (logs / "access.log").read_text(), "its access")
 
 
 def open_to_all(directory):

@@ -55,6 +55,21 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 '''
+AT_IMPORT = """
+import multiprocessing, os, signal, time
+
+def wait():
+    while True:
+        time.sleep(1)
+
+child = multiprocessing.get_context("fork").Process(target=wait, daemon=True)
+child.start()
+
+def app(environ, start_response):
+    body = b"%d" % child.pid
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
 STARTS = ["fork", "multiprocessing", "subprocess", "subprocess with all fds"]
 
 
@@ -237,3 +252,16 @@ def test_what_the_application_starts_has_no_signal_blocked_and_can_be_terminated
     none = "0" * 16
     assert f"SigBlk:\t{none}\n" in found.pop("subprocess")
     assert found == {"terminated": -15, "thread": none, "fork": [none, 0], "spawn": [none, 0], "forkserver": [none, 0]}
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["in the worker", "preloaded"])
+@pytest.mark.parametrize("pool", ["sync", "gevent"])
+def test_a_process_that_is_forked_at_import_has_none_of_the_servers_fds_and_can_be_terminated(serve, pool, more):
+    """multiprocessing ends it by SIGTERM at exit, and waits for it."""
+    server = serve("app:app", "-k", pool, "--workers", 1, *more, files={"app.py": AT_IMPORT})
+    child = int(server.get("/").text)
+    held = {target for target in processes.open_files(child).values() if target.startswith(("socket:", "/memfd:rgunicorn-scoreboard"))}
+    ours = {target for pid in (server.pid, *server.workers) for target in processes.open_files(pid).values()}
+    assert not held & ours, held & ours
+    assert server.stop(within=10) == 0
+    until(lambda: not processes.alive(child), "the child to be gone")

@@ -134,6 +134,17 @@ def test_two_hundred_reloads_leave_nothing_behind(instance):
 # What changes
 
 
+def test_an_env_file_that_is_too_long_is_said_to_be_so_at_once(instance, tmp_path):
+    one = instance()
+    file = tmp_path / "long.env"
+    file.write_text("".join(f"V{number}={'x' * 60_000}\n" for number in range(4)))
+    one.configure(env_file=str(file), boot_timeout=0)
+    one.server.expect("the reload has failed and generation 1 goes on.*env_file")
+    failed = one.ctl("reload")
+    assert failed.returncode == 1 and "with env_file and raw_env" in failed.stdout + failed.stderr, failed
+    assert one.get("/") == "hello"
+
+
 def test_an_env_file_is_read_anew(instance, tmp_path):
     file = tmp_path / "app.env"
     file.write_text("GREETING=hello\n")
@@ -473,6 +484,20 @@ def test_term_during_a_reload_is_obeyed_at_once(instance, tmp_path):
 
 def test_the_exit_statuses_are_in_the_help():
     assert "Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no instance" in control("--help").stdout
+
+
+def test_a_new_worker_that_cannot_have_its_threads_ends_the_reload(instance):
+    """As at a TasksMax= that is too low for two generations."""
+    one = instance(threads=4)
+    before = one.server.children
+    visitor = Visitor(one.server)
+    one.deploy(app="import threading\ndef start(self):\n    raise RuntimeError(\"can't start new thread\")\n"
+               "threading.Thread.start = start\n" + PATHS)
+    one.server.expect("the reload has failed and generation 1 goes on.*threads cannot be started|worker's threads cannot be started")
+    failed = one.ctl("reload")
+    assert failed.returncode == 1 and re.search("thread.*TasksMax=", failed.stdout + failed.stderr), failed.stdout + failed.stderr
+    until(lambda: one.server.children == before, "the failed generation to be gone, and only that")
+    visitor.leave()
 
 
 # reload_check

@@ -12,7 +12,7 @@ pub mod settings;
 pub mod signals;
 
 pub use channel::{Channel, Received};
-pub use message::{BootFault, BootFaultKind, FromWorker, ToWorker};
+pub use message::{BootFault, BootFaultKind, FromWorker, Occasion, ToWorker};
 pub use scoreboard::{Scoreboard, Sheet, SheetAt};
 pub use settings::{ListenerAddress, ReloadCheck, WorkerSettings};
 pub use signals::TOLD_BY_CHANNEL;

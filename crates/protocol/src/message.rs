@@ -10,6 +10,19 @@ use crate::scoreboard::SheetAt;
 use crate::settings::WorkerSettings;
 use serde::{Deserialize, Serialize};
 
+/// What a worker is forked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Occasion {
+    /// Its generation is the first one: nothing serves yet.
+    #[default]
+    Start,
+    /// Its generation is to take another one's place: it is ready only once it has answered `WorkerSettings::reload_check`.
+    Reload,
+    /// Its generation serves, and misses one.
+    Replacement,
+}
+
 /// From the arbiter to a mold or a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -28,9 +41,9 @@ pub enum ToWorker {
         worker: u64,
         /// The worker's sheet of the scoreboard; none: it goes unseen.
         sheet: Option<SheetAt>,
-        /// Whether it is ready only once it has answered `WorkerSettings::reload_check`.
+        /// What it is forked for.
         #[serde(default)]
-        check: bool,
+        occasion: Occasion,
     },
     /// To a ready worker: accept connections.
     Promote,

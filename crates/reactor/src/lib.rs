@@ -35,7 +35,7 @@ pub use body::{BufferedBody, Spool, SpoolError};
 pub use exchange::{BodyError, Client, Exchange, Finished, Flow, Raw, Read, SendError};
 pub use hands::Hands;
 pub use lanes::{Lanes, Role};
-pub use offspring::{close_in_child, in_child, leave_if_child};
+pub use offspring::{Mark, close_in_child, in_child, leave_if_child};
 pub use outbox::OwnedBytes;
 pub use reactor::{Hooks, Inheritance, Next, Reactor};
 pub use settings::{ReactorSettings, seconds};

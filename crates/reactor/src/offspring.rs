@@ -37,10 +37,11 @@ pub fn leave_if_child(status: i32) {
 /// Marks an fd that is owned elsewhere as one that no child of the application keeps, for as long as this lives. To be
 /// dropped before the fd is closed.
 #[derive(Debug)]
-pub(crate) struct Mark(RawFd);
+pub struct Mark(RawFd);
 
 impl Mark {
-    pub(crate) fn new(fd: BorrowedFd<'_>) -> Mark {
+    /// Marks it.
+    pub fn new(fd: BorrowedFd<'_>) -> Mark {
         if let Some((word, bit)) = word(fd.as_raw_fd()) {
             word.fetch_or(bit, Ordering::Relaxed);
         }

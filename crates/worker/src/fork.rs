@@ -8,6 +8,7 @@
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use pyo3::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which process this is now.
 pub(crate) enum Role {
@@ -29,8 +30,18 @@ fn refused(errno: nix::errno::Errno) -> String {
     format!("fork failed: {}{limit}", errno.desc())
 }
 
+/// A fork of ours is under way, of which the hooks for children of the application must not take notice.
+pub(crate) static FORKING: AtomicBool = AtomicBool::new(false);
+
 /// Forks a worker.
-pub(crate) fn fork_worker(_py: Python<'_>) -> Role {
+pub(crate) fn fork_worker(py: Python<'_>) -> Role {
+    FORKING.store(true, Ordering::Relaxed);
+    let role = fork_twice(py);
+    FORKING.store(false, Ordering::Relaxed);
+    role
+}
+
+fn fork_twice(_py: Python<'_>) -> Role {
     // SAFETY: attached, in the main thread; each of the three functions is called as its documentation asks.
     unsafe { pyo3::ffi::PyOS_BeforeFork() };
     // SAFETY: the child runs nothing but fork(2) and _exit(2) until it is the worker, and the mold has no other thread

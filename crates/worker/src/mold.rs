@@ -8,10 +8,11 @@ use crate::application::{self, Application};
 use crate::drivers::gevent;
 use crate::fork::{Role, fork_worker};
 use crate::worker::{self, Place};
-use crate::{identity, output, signals, stacks};
+use crate::{identity, offspring, output, signals, stacks};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pyo3::prelude::*;
 use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Received, ToWorker, VERSION, WorkerSettings};
+use rgunicorn_reactor::Mark;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// What a worker inherits from its mold.
@@ -100,6 +101,11 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
     if settings.worker_class == "gevent" {
         gevent::patch(py)?;
     }
+    if let Err(error) = offspring::register(py) {
+        // Its children then keep our sockets.
+        error.print(py);
+    }
+    let _marks: Vec<Mark> = fds.iter().map(AsFd::as_fd).chain([channel.as_fd()]).map(Mark::new).collect();
     let mut warnings = Vec::new();
     let application = if settings.preload_app {
         let load = || application::load(py, &settings);
@@ -124,7 +130,7 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
 fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
     while let Some((message, mut fds)) = next_message(py, &channel) {
         match message {
-            ToWorker::Fork { slot, worker, sheet, check } => {
+            ToWorker::Fork { slot, worker, sheet, occasion } => {
                 let Some(fd) = fds.pop() else { continue };
                 match fork_worker(py) {
                     Role::Worker => {
@@ -132,7 +138,7 @@ fn obey(py: Python<'_>, channel: Channel, mold: Mold) -> i32 {
                         if let Some(printed) = fds.pop() {
                             output::replace(&mold.settings, printed);
                         }
-                        return worker::run(py, mold, Channel::adopt(fd), Place { slot, worker, sheet, check });
+                        return worker::run(py, mold, Channel::adopt(fd), Place { slot, worker, sheet, occasion });
                     }
                     Role::Mold(Ok(())) => {}
                     Role::Mold(Err(reason)) => {

@@ -3,13 +3,13 @@
 use crate::bridge::wsgi::WsgiBridge;
 use crate::drivers::{asyncio, gevent};
 use crate::mold::{Mold, say_hello};
-use crate::{application, drivers, identity, offspring, output, reload_check, signals, stacks};
+use crate::{application, drivers, identity, output, reload_check, signals, stacks};
 use pyo3::prelude::*;
 use rgunicorn_log::event;
-use rgunicorn_log::{Log, Process};
+use rgunicorn_log::{Log, LogSettings, Process};
 use rgunicorn_protocol::scoreboard::Pool;
-use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Sheet, SheetAt, WorkerSettings};
-use rgunicorn_reactor::{Hooks, Inheritance, Reactor, ReactorSettings, seconds};
+use rgunicorn_protocol::{BootFault, BootFaultKind, Channel, FromWorker, Occasion, Sheet, SheetAt, WorkerSettings};
+use rgunicorn_reactor::{Hooks, Inheritance, Mark, Reactor, ReactorSettings, seconds};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,8 +25,8 @@ pub(crate) struct Place {
     pub(crate) worker: u64,
     /// Its part of the scoreboard.
     pub(crate) sheet: Option<SheetAt>,
-    /// Whether it must pass `reload_check`.
-    pub(crate) check: bool,
+    /// What it is for.
+    pub(crate) occasion: Occasion,
 }
 
 /// Runs a freshly forked worker to its end. Returns the exit status.
@@ -35,7 +35,7 @@ pub(crate) fn run(py: Python<'_>, mold: Mold, channel: Channel, place: Place) ->
     identity::set_title(&mold.settings, "worker");
     say_hello(py, &channel, place.worker);
     match boot(py, mold, channel, &place) {
-        Ok(booted) => booted.serve(py, place.check, since),
+        Ok(booted) => booted.serve(py, place.occasion, since),
         Err((channel, fault)) => {
             let _ = channel.send(&FromWorker::BootFault(fault), &[]);
             CANNOT_BOOT
@@ -59,25 +59,51 @@ fn machine_fault(message: String) -> BootFault {
     BootFault { kind: BootFaultKind::Environment, message, traceback: None }
 }
 
+/// The log of a worker that replaces another one, if the log files cannot be opened any more: a folder that is gone takes no
+/// service away. A start and a reload fail by it.
+fn log_to_stderr(
+    settings: &WorkerSettings,
+    process: Process,
+    occasion: Occasion,
+    error: &std::io::Error,
+) -> Option<Log> {
+    if occasion != Occasion::Replacement {
+        return None;
+    }
+    let bare = LogSettings { errorlog: "-".to_owned(), accesslog: None, ..settings.log.clone() };
+    let log = Log::open(&bare, process).ok()?;
+    slog::error!(log.logger(), "The worker's logs cannot be opened and go to stderr until a reload, its access log nowhere: {}",
+        error; event::FAILURE);
+    Some(log)
+}
+
 fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<Booted, (Channel, BootFault)> {
     let Mold { mut settings, fds, application } = mold;
-    if place.check && settings.max_requests > 0 {
+    if place.occasion == Occasion::Reload && settings.max_requests > 0 {
         settings.max_requests += settings.reload_check.len() as u64;
     }
     let process = Process::Worker { generation: settings.generation, slot: place.slot };
     let log = match Log::open(&settings.log, process) {
         Ok(log) => Arc::new(log),
-        Err(error) => return Err((channel, machine_fault(format!("the worker cannot log: {error}")))),
+        Err(error) => match log_to_stderr(&settings, process, place.occasion, &error) {
+            Some(log) => Arc::new(log),
+            None => return Err((channel, machine_fault(format!("the worker cannot log: {error}")))),
+        },
     };
     if let Err(error) = output::capture(&settings) {
-        let path = &settings.log.errorlog;
-        return Err((channel, machine_fault(format!("capture_output: {path} cannot be opened: {error}"))));
+        let reason = format!("capture_output: {} cannot be opened: {error}", settings.log.errorlog);
+        if place.occasion != Occasion::Replacement {
+            return Err((channel, machine_fault(reason)));
+        }
+        slog::error!(log.logger(), "{}; what the application prints goes to stderr", reason; event::FAILURE);
     }
     if settings.worker_class == "gevent"
         && let Err(fault) = gevent::after_fork(py)
     {
         return Err((channel, fault));
     }
+    // Until the reactor has them: an application may fork while it is imported.
+    let marks: Vec<Mark> = fds.iter().map(AsFd::as_fd).chain([channel.as_fd()]).map(Mark::new).collect();
     let load = || stacks::watched(py, &channel, settings.boot_timeout, || application::load(py, &settings));
     let application = match application.map_or_else(load, Ok) {
         Ok(application) => application,
@@ -126,6 +152,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
     let flushed = Arc::clone(&log);
     let flush_log = Box::new(move || flushed.is_waiting() && !flushed.flush());
     let logger = log.logger();
+    drop(marks);
     let reactor = Reactor::new(
         reactor_settings,
         Inheritance { listeners, handoff, channel, sheet },
@@ -174,19 +201,19 @@ fn open_sheet(
 }
 
 impl Booted {
-    fn serve(self, py: Python<'_>, check: bool, since: Instant) -> i32 {
+    fn serve(self, py: Python<'_>, occasion: Occasion, since: Instant) -> i32 {
         let Booted { reactor, application, settings } = self;
-        if let Err(error) = offspring::register(py) {
-            slog::error!(reactor.log, "children of the application will keep the worker's sockets";
-                event::FAILURE, "error" => %error);
-        }
         if let Err(error) = signals::without_signals(|| reactor.start_standby()) {
             slog::crit!(reactor.log, "the worker cannot start its standby thread; raise TasksMax= of the unit or \
                 ulimit -u"; event::FAILURE, "error" => %error);
+            let message = format!(
+                "the worker cannot start its standby thread: {error}; raise TasksMax= of the unit or ulimit -u"
+            );
+            reactor.tell(&FromWorker::BootFault(machine_fault(message)));
             return CANNOT_BOOT;
         }
         let ready = || {
-            if !check || settings.reload_check.is_empty() {
+            if occasion != Occasion::Reload || settings.reload_check.is_empty() {
                 reactor.tell(&FromWorker::Ready { warnings: Vec::new() });
             } else if let Err(error) = signals::without_signals(|| reload_check::start(&reactor, &settings, since)) {
                 let message =
@@ -210,10 +237,7 @@ impl Booted {
                     Err(fault) => refuse(fault),
                 }
             }
-            Served::Wsgi(bridge) => {
-                ready();
-                drivers::threads::run(py, &reactor, *bridge, &settings)
-            }
+            Served::Wsgi(bridge) => drivers::threads::run(py, &reactor, *bridge, &settings, ready),
             Served::Asgi(parts) => match asyncio::start(py, &reactor, parts, &settings, since) {
                 Ok(Some(started)) => {
                     ready();

@@ -14,8 +14,8 @@ use super::{Peer, Performer, is_gone, watch};
 use nix::sys::epoll::EpollFlags;
 use rgunicorn_log::event;
 use rgunicorn_protocol::scoreboard::Owner;
-use rgunicorn_protocol::{Channel, FromWorker, Received, Sheet, ToWorker};
-use slog::{debug, error, warn};
+use rgunicorn_protocol::{Channel, FromWorker, Occasion, Received, Sheet, ToWorker};
+use slog::{debug, warn};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -237,14 +237,14 @@ impl Performer<'_> {
             // It is gone already, or could not execute: its exit or its own word of it follows.
             Some(Err(error)) if is_gone(&error) => {}
             Some(Err(error)) => {
-                // Without its settings the mold waits for ever: it is killed at the end of its boot_timeout.
-                error!(self.logger, "The mold (pid {}) cannot be configured: {}", pid, error; event::FAILURE);
+                // Without its settings the mold would wait for ever. It ends when its channel does.
+                return Err(format!("the settings (with env_file and raw_env) cannot be told to the mold: {error}"));
             }
         }
         Ok(pid)
     }
 
-    pub(super) fn fork(&mut self, mold: Serial, worker: Serial, slot: u32, check: bool) -> Result<(), String> {
+    pub(super) fn fork(&mut self, mold: Serial, worker: Serial, slot: u32, occasion: Occasion) -> Result<(), String> {
         let (ours, theirs) = Channel::pair().map_err(|error| format!("no channel can be made: {error}"))?;
         watch(&self.epoll, &ours, EpollFlags::EPOLLIN, Token::Channel(worker));
         let generation = self.peers.get(&mold).map_or(0, |mold| mold.generation);
@@ -265,7 +265,7 @@ impl Performer<'_> {
         );
         let printed = self.lend_output(worker, generation, slot);
         let fds: Vec<BorrowedFd<'_>> = printed.iter().map(AsFd::as_fd).chain([theirs.as_fd()]).collect();
-        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at, check }, &fds)
+        self.send(mold, &ToWorker::Fork { slot, worker: worker.0, sheet: at, occasion }, &fds)
     }
 
     fn issue_sheet(&mut self, owner: Owner) -> Option<Sheet> {

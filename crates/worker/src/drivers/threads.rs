@@ -12,7 +12,7 @@ use crate::drivers::recycling::Recycling;
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 use rgunicorn_log::event;
-use rgunicorn_protocol::WorkerSettings;
+use rgunicorn_protocol::{BootFault, BootFaultKind, FromWorker, WorkerSettings};
 use rgunicorn_reactor::{Next, Reactor, Role};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,16 +34,26 @@ struct Pool {
 }
 
 /// Serves until the worker is done. Returns the exit status.
-pub(crate) fn run(py: Python<'_>, reactor: &Arc<Reactor>, bridge: WsgiBridge, settings: &WorkerSettings) -> i32 {
+pub(crate) fn run(
+    py: Python<'_>,
+    reactor: &Arc<Reactor>,
+    bridge: WsgiBridge,
+    settings: &WorkerSettings,
+    ready: impl FnOnce(),
+) -> i32 {
     let pool = Arc::new(Pool { reactor: Arc::clone(reactor), bridge, recycling: Recycling::new(settings) });
     let count = reactor.lanes.count();
     if count == 1 {
+        ready();
         reactor.join(0);
         pool.run_lane(py, 0);
-    } else if let Err(error) = run_threads(py, &pool, count) {
+    } else if let Err(error) = run_threads(py, &pool, count, ready) {
         slog::crit!(reactor.log, "the worker's threads cannot be started; lower `threads` or raise TasksMax= of the unit";
             event::FAILURE,
             "error" => %error);
+        let message =
+            format!("the worker's threads cannot be started: {error}; lower `threads` or raise TasksMax= of the unit");
+        reactor.tell(&FromWorker::BootFault(BootFault { kind: BootFaultKind::Environment, message, traceback: None }));
         return 1;
     }
     0
@@ -63,7 +73,7 @@ impl LaneThread {
     }
 }
 
-fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize) -> PyResult<()> {
+fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize, ready: impl FnOnce()) -> PyResult<()> {
     let class = py.import("threading")?.getattr("Thread")?;
     let mut threads = Vec::new();
     for lane in 0..count {
@@ -80,6 +90,7 @@ fn run_threads(py: Python<'_>, pool: &Arc<Pool>, count: usize) -> PyResult<()> {
         thread.call_method0("start")?;
         threads.push(thread);
     }
+    ready();
     for thread in threads {
         loop {
             let finished = pool.reactor.is_finished();
