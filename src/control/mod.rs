@@ -25,8 +25,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Clients at once. One more displaces the one that has been silent for longest, or waits until one of them has.
+/// Clients at once that wait for nothing. One more displaces the one that has been silent for longest, or waits until one of
+/// them has.
 const MOST_CLIENTS: usize = 16;
+/// Clients at once that wait for the end of what they have ordered: they keep nobody else out.
+const MOST_WAITING: usize = 128;
 /// A client may be silent for so long before another one displaces it: many that come at once all have their say.
 const SILENT: Duration = Duration::from_millis(250);
 /// How soon there may be room for a client that waits.
@@ -235,10 +238,8 @@ impl Control {
 
     /// Whether one more client can be dealt with now, even if it is only told to go.
     fn has_room(&self) -> bool {
-        let mut others = self.clients.values().filter(|client| !client.waits).peekable();
-        self.clients.len() < MOST_CLIENTS
-            || others.peek().is_none()
-            || others.any(|client| client.heard.elapsed() >= SILENT)
+        let others: Vec<_> = self.clients.values().filter(|client| !client.waits).collect();
+        others.len() < MOST_CLIENTS || others.iter().any(|client| client.heard.elapsed() >= SILENT)
     }
 
     fn accept(&mut self, epoll: &Epoll, data: impl Fn(ClientId) -> u64, log: &Logger) {
@@ -269,7 +270,11 @@ impl Control {
                 say_and_close(stream, &text);
                 continue;
             }
-            if self.clients.len() >= MOST_CLIENTS && !self.displace(epoll) {
+            let waiting = self.clients.values().filter(|client| client.waits).count();
+            if self.clients.len() - waiting >= MOST_CLIENTS {
+                self.displace(epoll);
+            }
+            if waiting >= MOST_WAITING {
                 say_and_close(stream, "too many clients wait for their answers; try again later");
                 continue;
             }
@@ -303,12 +308,12 @@ impl Control {
         }
     }
 
-    /// Drops the client that has been silent for longest and waits for nothing. Whether there was one.
-    fn displace(&mut self, epoll: &Epoll) -> bool {
+    /// Drops the client that has been silent for longest and waits for nothing.
+    fn displace(&mut self, epoll: &Epoll) {
         let silent = self.clients.iter().filter(|(_, client)| !client.waits).min_by_key(|(_, client)| client.heard);
-        let Some(id) = silent.map(|(id, _)| *id) else { return false };
-        self.drop_client(id, epoll);
-        true
+        if let Some(id) = silent.map(|(id, _)| *id) {
+            self.drop_client(id, epoll);
+        }
     }
 
     fn drop_client(&mut self, id: ClientId, epoll: &Epoll) {

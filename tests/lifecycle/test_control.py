@@ -472,6 +472,32 @@ def test_many_clients_at_once_are_all_answered_and_silent_ones_make_room(instanc
         client.close()
 
 
+def test_clients_that_wait_for_a_reload_keep_nobody_else_out(instance, tmp_path):
+    go = tmp_path / "go"
+    server, ctl = instance("m:app", files={"m.py": f"""
+import os, time
+while os.environ.get("WAITS") and not os.path.exists({str(go)!r}):
+    time.sleep(0.01)
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"ok"]
+"""})
+    (server.app_directory / "m.py").write_text((server.app_directory / "m.py").read_text().replace(
+        'os.environ.get("WAITS")', "True"))
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    for client in waiting:
+        client.settimeout(30)
+        client.connect(str(ctl.path))
+        client.sendall(b'{"order":"reload"}\n')
+        client.shutdown(socket.SHUT_WR)
+        assert asked(ctl, "status")["pid"] == server.pid
+    go.touch()
+    for client in waiting:
+        with client, client.makefile() as lines:
+            *_, last = lines
+            assert "serves" in last or "done" in last, last
+
+
 def test_a_client_that_says_all_and_shuts_its_side_is_answered(instance):
     server, ctl = instance("plain:app")
     with socket.socket(socket.AF_UNIX) as client:
