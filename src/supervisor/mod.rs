@@ -63,7 +63,7 @@ use rgunicorn_protocol::{BootFaultKind, CHANNEL_FD};
 use signals::{Sender, Sent, Signals};
 use slog::{error, info, warn};
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use takeover::Estate;
 use token::Token;
@@ -381,7 +381,10 @@ fn in_brackets(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
-/// Whether a process of this pid exists, as far as this user may know.
+/// Whether a process of this pid exists and has not ended, as far as this user may know.
 fn is_alive(pid: i32) -> bool {
-    pid > 0 && Path::new("/proc").join(pid.to_string()).exists()
+    // proc_pid_stat(5): the state stands behind the name, which may have anything in it.
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+    state.is_some_and(|state| !matches!(state, b'Z' | b'X'))
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from signal import SIGCONT, SIGKILL, SIGSTOP
@@ -260,3 +261,12 @@ def test_a_supervisor_that_ignores_sigchld_takes_no_death_from_us(serve):
     server.found(f"pid {victim}.* was killed by SIGKILL", "error")
     until(lambda: len(server.workers) == 2 and victim not in server.workers, "the replacement")
     assert server.stop(within=10) == 0
+
+
+def test_a_pidfile_that_names_a_process_which_has_ended_and_is_not_reaped_is_taken_over(serve, tmp_path):
+    pidfile = tmp_path / "pid"
+    with subprocess.Popen(["true"]) as ended:
+        until(lambda: Path(f"/proc/{ended.pid}/stat").read_text().rsplit(") ")[1].startswith("Z"), "it to be a zombie")
+        pidfile.write_text(f"{ended.pid}\n")
+        server = serve("plain:app", "--pid", pidfile)
+        assert int(pidfile.read_text()) == server.pid
