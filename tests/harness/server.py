@@ -313,11 +313,13 @@ def _role(pid):
 
 
 def write(directory, files):
-    """Writes {relative path: text} below a directory."""
+    """Writes {relative path: text} below a directory. Whoever imports one meanwhile finds the old one or the new one."""
     for name, text in files.items():
         path = Path(directory) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        beside = path.with_name(f".{path.name}.new")
+        beside.write_text(text)
+        beside.rename(path)
 
 
 def interpreters():
