@@ -1,20 +1,23 @@
 //! Lanes that are threads: which of them leads.
 //!
 //! One lane, the *leader*, turns the reactor and serves what it finds; the others are *idle* (parked) or inside the
-//! application. Nobody is woken for work that the leader could do next. The leader is *kept* while it is in the application,
-//! or has polled and waits for the interpreter lock, which C code in another lane may have for as long as it likes. Another
-//! lane then takes the lead, in one of three ways:
+//! application. Nobody is woken for work that the leader could do next. When the leader stays in the application, another
+//! lane takes the lead, in one of three ways:
 //!
-//! - a lane that comes back finds the leader kept and takes the lead itself: the saturated steady state, without any
-//!   wake-up;
+//! - a lane that comes back finds the leader inside the application and takes the lead itself: the saturated steady
+//!   state, without any wake-up;
 //! - the standby, in charge after a tick, has a complete request and wakes an idle lane for it;
 //! - the last call was long (*armed*): calls of this application probably block, so an idle lane is woken at once to wait
 //!   for the interpreter lock, which it gets the moment the leader blocks.
 //!
+//! The leader is also *kept* when it has polled and waits for the interpreter lock, which C code in another lane may have for
+//! as long as it likes. That is the standby's business alone: a lane that could take the lead has the lock, and is about to
+//! give it to the leader.
+//!
 //! **Races.** The leader's state is one atomic, `watch`: calls and waits begun by leaders, shifted, and whether the leader
 //! is kept. It is written under the lock by whoever takes the lead, and without it by the leader itself, which is the only
 //! other writer: a taker must hold the interpreter lock *and* find the bit set under our lock, and the leader clears the
-//! bit under our lock too (`leave`, `got_lock`), so both cannot believe that they lead. A woken lane that finds the bit cleared goes
+//! bit under our lock too (`leave`), so both cannot believe that they lead. A woken lane that finds the bit cleared goes
 //! back to sleep. The lost wake-up between parking and waking is closed by `std::thread`'s token: an unpark before the
 //! park makes the park return at once.
 
@@ -137,16 +140,16 @@ impl Lanes {
         self.is_kept();
     }
 
-    /// Lane `lane`, which has asked for it, has the interpreter lock, and has the lead still or has lost it.
-    pub(crate) fn got_lock(&self, lane: usize) -> Role {
-        let mut state = lock(&self.state);
-        if state.leader == lane {
-            self.asks.store(false, Ordering::Relaxed);
-            self.watch.fetch_and(!1, Ordering::SeqCst);
-            return Role::Lead;
-        }
-        state.idle.push(lane);
-        Role::Idle
+    /// The leader has the interpreter lock that it has asked for. Nobody has taken the lead meanwhile: who could would have
+    /// needed the lock.
+    pub(crate) fn got_lock(&self) {
+        self.asks.store(false, Ordering::Relaxed);
+        self.watch.fetch_and(!1, Ordering::SeqCst);
+    }
+
+    /// Whether the lead is to be taken. With the interpreter lock, so that a leader who asks for it stays where it is.
+    fn leader_is_inside(&self) -> bool {
+        self.watch() & 1 == 1 && !self.leader_asks_for_lock()
     }
 
     /// Whether it is the interpreter lock that keeps the leader.
@@ -186,7 +189,7 @@ impl Lanes {
             self.watch.fetch_and(!1, Ordering::SeqCst);
             return Role::Lead;
         }
-        if self.watch() & 1 == 1 {
+        if self.leader_is_inside() {
             self.take_lead(&mut state, lane);
             return Role::Lead;
         }
@@ -199,7 +202,6 @@ impl Lanes {
         if state.roused_lane() == Some(lane) {
             state.roused = None;
         }
-        self.asks.store(false, Ordering::Relaxed);
         let calls = self.watch.load(Ordering::SeqCst) >> 1;
         // Another number too, so that a standby that is in charge sees that somebody turns the reactor again.
         self.watch.store((calls + 1) << 1, Ordering::SeqCst);
@@ -241,7 +243,7 @@ impl Lanes {
     pub fn try_lead(&self, lane: usize, before: (u64, Instant)) -> bool {
         let forced = before.1.elapsed() > Duration::from_micros(4500) && self.watch() >> 1 != before.0 >> 1;
         let mut state = lock(&self.state);
-        if self.watch() & 1 == 1 && !forced {
+        if self.leader_is_inside() && !forced {
             self.take_lead(&mut state, lane);
             return true;
         }
@@ -348,24 +350,21 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_waits_for_the_interpreter_lock_leads_on_or_has_lost_the_lead_to_one_who_had_the_lock() {
+    fn a_leader_that_waits_for_the_interpreter_lock_keeps_the_lead_from_those_who_have_the_lock() {
         let lanes = two();
         lanes.enter();
         lanes.rouse();
         assert!(lanes.try_lead(1, lanes.before_lock()));
-        for _ in 0..2 {
-            lanes.ask_for_lock();
-            assert!(lanes.leader_asks_for_lock());
-            assert_eq!(lanes.got_lock(1), Role::Lead);
-            assert!(!lanes.leader_asks_for_lock());
-        }
+        let before = lanes.watch();
         lanes.ask_for_lock();
-        assert_eq!(lanes.leave(0, SHORT), Role::Lead);
-        assert!(!lanes.leader_asks_for_lock());
-        assert_eq!(lanes.got_lock(1), Role::Idle);
-        lanes.enter();
+        assert!(lanes.watch() & 1 == 1 && lanes.leader_asks_for_lock(), "the standby sees it");
+        assert_eq!(lanes.leave(0, LONG), Role::Idle);
         lanes.rouse();
-        assert_eq!(lock(&lanes.state).roused_lane(), Some(1), "it can be woken again");
+        assert!(!lanes.try_lead(0, lanes.before_lock()));
+        lanes.got_lock();
+        assert!(lanes.watch() & 1 == 0 && lanes.watch() != before && !lanes.leader_asks_for_lock());
+        lanes.enter();
+        assert_eq!(lanes.leave(1, SHORT), Role::Lead);
     }
 
     #[test]

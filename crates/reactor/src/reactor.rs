@@ -731,13 +731,10 @@ impl Reactor {
         self.have_standby_watch();
     }
 
-    /// Lane `lane` has the interpreter lock that it has asked for. Another lane may have the lead meanwhile.
-    pub fn got_lock(&self, lane: usize) -> Role {
-        let role = self.lanes.got_lock(lane);
-        if role == Role::Lead {
-            self.relieve_standby();
-        }
-        role
+    /// The leading lane has the interpreter lock that it has asked for.
+    pub fn got_lock(&self) {
+        self.lanes.got_lock();
+        self.relieve_standby();
     }
 
     /// A lane turns the reactor again.

@@ -149,16 +149,13 @@ impl Pool {
                         reactor.ask_for_lock();
                         Instant::now()
                     });
-                    let role = reactor.got_lock(number);
+                    reactor.got_lock();
                     if polled.elapsed() > CONTENDED {
                         contended = CONTENDED_POLLS;
                     }
                     // Handlers that the application has installed with signal.signal run now.
                     if let Err(error) = py.check_signals() {
                         self.deal_with(py, &error);
-                    }
-                    if role == Role::Idle && !self.idle(py, number) {
-                        return;
                     }
                 }
                 Next::Finished => return,
