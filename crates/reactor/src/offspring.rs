@@ -3,6 +3,7 @@
 //! A bit per fd number, set while the fd is ours. The child reads it right after the fork, when no lock can be taken
 //! (another thread of the parent may have held it), so it is a static array of atomics and nothing else.
 
+use rgunicorn_protocol::Channel;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,8 +41,12 @@ pub fn leave_if_child(status: i32) {
 pub struct Mark(RawFd);
 
 impl Mark {
-    /// Marks it.
-    pub fn new(fd: BorrowedFd<'_>) -> Mark {
+    /// Marks what a process was lent, and its channel.
+    pub fn all(fds: &[OwnedFd], channel: &Channel) -> Vec<Mark> {
+        fds.iter().map(AsFd::as_fd).chain([channel.as_fd()]).map(Mark::new).collect()
+    }
+
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> Mark {
         if let Some((word, bit)) = word(fd.as_raw_fd()) {
             word.fetch_or(bit, Ordering::Relaxed);
         }

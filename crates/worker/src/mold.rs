@@ -105,7 +105,7 @@ fn configure(py: Python<'_>, channel: &Channel) -> Result<Option<Mold>, BootFaul
         // Its children then keep our sockets.
         error.print(py);
     }
-    let _marks: Vec<Mark> = fds.iter().map(AsFd::as_fd).chain([channel.as_fd()]).map(Mark::new).collect();
+    let _marks = Mark::all(&fds, channel);
     let mut warnings = Vec::new();
     let application = if settings.preload_app {
         let load = || application::load(py, &settings);

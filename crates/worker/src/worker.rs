@@ -103,7 +103,7 @@ fn boot(py: Python<'_>, mold: Mold, channel: Channel, place: &Place) -> Result<B
         return Err((channel, fault));
     }
     // Until the reactor has them: an application may fork while it is imported.
-    let marks: Vec<Mark> = fds.iter().map(AsFd::as_fd).chain([channel.as_fd()]).map(Mark::new).collect();
+    let marks = Mark::all(&fds, &channel);
     let load = || stacks::watched(py, &channel, settings.boot_timeout, || application::load(py, &settings));
     let application = match application.map_or_else(load, Ok) {
         Ok(application) => application,
