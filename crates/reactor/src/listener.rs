@@ -4,9 +4,11 @@
 //! that was added last; a worker that has accepted leaves the set and joins it again, at the end of the queue, so that
 //! idle workers take turns (epoll_ctl(2); MOD would be EINVAL).
 
+use crate::hands::Hands;
 use crate::offspring::Socket;
 use crate::reactor::{Reactor, Service, lock};
 use crate::sys;
+use crate::table::Happened;
 use crate::token::Source;
 use rgunicorn_log::event;
 use rgunicorn_protocol::ListenerAddress;
@@ -277,6 +279,42 @@ impl Reactor {
             drop(sys::accept(fd.as_fd()));
         }
         listeners.reserve = spare();
+    }
+
+    /// Makes room for a new connection: ends the one that has been idle for longest, or else the one whose head has been
+    /// incomplete for longest, which is told so. Whether there was one, or there may be one once those are heard whose first
+    /// bytes have come.
+    pub(crate) fn make_room(self: &Arc<Self>) -> bool {
+        let mut unheard = false;
+        if self.end_oldest_idle(&mut unheard) {
+            return true;
+        }
+        let half_open = lock(&self.table).take_oldest_half_open();
+        let Some(mut connection) = half_open else { return unheard };
+        // It has no time to linger: its fd is what is wanted. Nothing that it has sent is unread, so the answer arrives.
+        let _ = connection.answer_error(503, &mut Hands::default(), &self.surroundings());
+        self.end(connection);
+        true
+    }
+
+    /// Ends the connection that has been idle for longest. Whether there was one; `unheard`: whether there was one to which
+    /// something had come, and which is to be heard first.
+    pub(crate) fn end_oldest_idle(self: &Arc<Self>, unheard: &mut bool) -> bool {
+        loop {
+            let idle = lock(&self.table).take_oldest_idle();
+            let Some(connection) = idle else { return false };
+            // A request may have come after the set was asked.
+            if !sys::has_input(connection.socket.as_fd()) {
+                self.end(connection);
+                return true;
+            }
+            *unheard = true;
+            let token = connection.token;
+            self.put_back(connection);
+            if lock(&self.table).note(token, Happened { readable: true, ..Happened::default() }) {
+                self.kick_pollers();
+            }
+        }
     }
 
     /// Warns that no fd is left, once in a while.

@@ -656,42 +656,6 @@ impl Reactor {
         since != 0 && monotonic_us().saturating_sub(since) >= ACCEPT_EVERY.as_micros() as u64
     }
 
-    /// Makes room for a new connection: ends the one that has been idle for longest, or else the one whose head has been
-    /// incomplete for longest, which is told so. Whether there was one, or there may be one once those are heard whose first
-    /// bytes have come.
-    pub(crate) fn make_room(self: &Arc<Self>) -> bool {
-        let mut unheard = false;
-        if self.end_oldest_idle(&mut unheard) {
-            return true;
-        }
-        let half_open = lock(&self.table).take_oldest_half_open();
-        let Some(mut connection) = half_open else { return unheard };
-        // It has no time to linger: its fd is what is wanted. Nothing that it has sent is unread, so the answer arrives.
-        let _ = connection.answer_error(503, &mut Hands::default(), &self.surroundings());
-        self.end(connection);
-        true
-    }
-
-    /// Ends the connection that has been idle for longest. Whether there was one; `unheard`: whether there was one to which
-    /// something had come, and which is to be heard first.
-    pub(crate) fn end_oldest_idle(self: &Arc<Self>, unheard: &mut bool) -> bool {
-        loop {
-            let idle = lock(&self.table).take_oldest_idle();
-            let Some(connection) = idle else { return false };
-            // A request may have come after the set was asked.
-            if !sys::has_input(connection.socket.as_fd()) {
-                self.end(connection);
-                return true;
-            }
-            *unheard = true;
-            let token = connection.token;
-            self.put_back(connection);
-            if lock(&self.table).note(token, Happened { readable: true, ..Happened::default() }) {
-                self.kick_pollers();
-            }
-        }
-    }
-
     pub(crate) fn review_all(&self) {
         lock(&self.table).review_all();
         self.kick_pollers();
