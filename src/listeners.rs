@@ -211,8 +211,8 @@ impl Listeners {
     /// Opens what the settings want and is not open yet. The order is that of systemd, then that of `bind`.
     ///
     /// # Errors
-    /// A sentence that names the place in the settings, the address, why it cannot be listened on and what to do. Nothing has changed then: what
-    /// was opened on the way is closed again.
+    /// A sentence that names the place in the settings, the address, why it cannot be listened on and what to do. Nothing
+    /// has changed then: what was opened on the way is closed again.
     pub(crate) fn open(&mut self, settings: &Settings) -> Result<Opened, Trouble> {
         self.open.retain(|listener| listener.strong_count() > 0);
         let mut opened = Opened { listeners: self.activated.clone(), new: Vec::new(), remarks: Vec::new() };

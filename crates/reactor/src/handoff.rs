@@ -55,7 +55,7 @@ pub(crate) struct Handoff {
     /// This worker had no fd for what waits: it does not look again before this instant.
     pub(crate) rests_until: Option<Instant>,
     /// It has rested, and nobody else has taken what waits since: nobody sees the requests of clients that wait there.
-    starved: bool,
+    rested: bool,
 }
 
 impl Handoff {
@@ -65,7 +65,7 @@ impl Handoff {
             send: Socket::new(send),
             watched: false,
             rests_until: None,
-            starved: false,
+            rested: false,
         }
     }
 
@@ -266,7 +266,7 @@ impl Reactor {
                 Some(handoff) => {
                     let received = receive(handoff);
                     let lacks = |error: &io::Error| error.kind() != io::ErrorKind::WouldBlock;
-                    handoff.starved &= received.as_ref().err().is_some_and(lacks);
+                    handoff.rested &= received.as_ref().err().is_some_and(lacks);
                     received
                 }
                 None => return false,
@@ -286,8 +286,8 @@ impl Reactor {
                 // A request is worth more than an idle connection. One idle connection is worth no other, unless nobody else
                 // has room for it: the request that comes next on it would be seen by nobody.
                 let waits = matches!(self.head_of_handoff(), Head::Waited(_));
-                let starved = lock(&self.handoff).as_ref().is_some_and(|handoff| handoff.starved);
-                if !(waits && self.make_room() || !waits && starved && self.end_oldest_idle(&mut false)) {
+                let rested = lock(&self.handoff).as_ref().is_some_and(|handoff| handoff.rested);
+                if !(waits && self.make_room() || !waits && rested && self.end_oldest_idle(&mut false)) {
                     self.leave_handoff_alone();
                 }
             }
@@ -326,7 +326,7 @@ impl Reactor {
     fn leave_handoff_alone(&self) {
         if let Some(handoff) = lock(&self.handoff).as_mut() {
             handoff.rests_until = Some(Instant::now() + OFFER_AGAIN);
-            handoff.starved = true;
+            handoff.rested = true;
         }
         self.handoff_rests.store(true, Ordering::Relaxed);
         self.watch_handoff(false);

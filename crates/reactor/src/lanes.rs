@@ -122,13 +122,14 @@ impl Lanes {
     /// The leader enters the application.
     pub(crate) fn enter(&self) {
         self.inside.fetch_add(1, Ordering::Relaxed);
-        self.is_kept();
+        self.keep_leader();
         if self.count > 1 && self.armed.load(Ordering::Relaxed) > 0 {
             self.rouse();
         }
     }
 
-    fn is_kept(&self) {
+    /// From now on the leader is kept.
+    fn keep_leader(&self) {
         // The leader is the only writer while the bit is clear.
         let calls = self.watch.load(Ordering::Relaxed) >> 1;
         self.watch.store((calls + 1) << 1 | 1, Ordering::SeqCst);
@@ -137,7 +138,7 @@ impl Lanes {
     /// The leader has polled and is about to wait for the interpreter lock.
     pub(crate) fn ask_for_lock(&self) {
         self.asks.store(true, Ordering::Relaxed);
-        self.is_kept();
+        self.keep_leader();
     }
 
     /// The leader has the interpreter lock that it has asked for. Nobody has taken the lead meanwhile: who could would have
